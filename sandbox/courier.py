@@ -94,7 +94,9 @@ class Courier:
             began = time.monotonic()
             at = time.time()
             try:
-                answer = self._session().post(target.url, data=body, headers=sent_headers, timeout=timeout)
+                answer = self._session().post(
+                    target.url, data=body, headers=sent_headers, timeout=timeout, allow_redirects=False
+                )
                 status, content = answer.status_code, answer.content
             except requests.RequestException as error:
                 status, content = 0, str(error).encode()
@@ -121,7 +123,7 @@ class Courier:
             if self.switches.lost > 0:
                 self.switches.lost -= 1
                 return
-            jobs = [attempt] * (1 + self.switches.duplicates)
+            jobs: list[Callable[[], None]] = [attempt] * (1 + self.switches.duplicates)
             if self.switches.reorder:
                 self._held += jobs
                 if len(self._held) < self.switches.reorder:
@@ -144,10 +146,18 @@ class Courier:
         with self._idle:
             return self._idle.wait_for(lambda: self._open == 0, seconds)
 
+    def reset(self) -> None:
+        """Forget the log, the switches and what is held back."""
+        with self._lock:
+            self._held.clear()
+        self.switches = Switches()
+        self.deliveries.clear()
+
     def stop(self) -> None:
         """Send nothing more."""
         self._stopped.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Not cancelled: each one still runs, sees the stop, and is counted off.
+        self._pool.shutdown(wait=False)
 
     def _later(self, seconds: float, job: Callable[[], None]) -> None:
         with self._idle:
@@ -163,7 +173,9 @@ class Courier:
                     self._idle.notify_all()
 
         def submit() -> None:
-            if not self._stopped.is_set():
+            if self._stopped.is_set():
+                run()  # sends nothing, but counts itself off
+            else:
                 self._pool.submit(run)
 
         if seconds <= 0:

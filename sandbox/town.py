@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from sandbox.courier import Courier, Target
 from sandbox.encharge import Encharge
 from sandbox.kommo import Kommo
 from sandbox.ortto import Ortto
-from sandbox.vendor import Handler, Vendor
+from sandbox.vendor import Handler, Vendor, serve
 
 
 class Town:
@@ -43,7 +42,7 @@ class Town:
         for offset, vendor in enumerate(self.vendors.values(), start=1):
             vendor.start(host, port and port + offset)
         self._server = make_server(host, port, self.control, threaded=True, request_handler=Handler)
-        threading.Thread(target=self._server.serve_forever, name="sandbox-control", daemon=True).start()
+        serve(self._server, "control")
         self.url = f"http://{host}:{self._server.server_port}"
         return self
 
@@ -84,10 +83,10 @@ class Town:
         """Forget everything: state, faults, logs."""
         for vendor in self.vendors.values():
             vendor.reset()
-        self.courier.deliveries.clear()
+        self.courier.reset()
 
 
-def make_control(town: Town) -> Flask:
+def make_control(town: Town) -> Flask:  # noqa: C901 - a list of small views
     """Build the control server: state, calls, deliveries, faults, and each vendor's own levers."""
     app = Flask("sandbox.control")
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -107,8 +106,11 @@ def make_control(town: Town) -> Flask:
 
     @app.get("/")
     def index() -> ResponseReturnValue:
-        routes = sorted(f"{','.join(sorted(rule.methods - {'HEAD', 'OPTIONS'}))} {rule.rule}"  # type: ignore[operator]
-                        for rule in app.url_map.iter_rules() if rule.endpoint != "static")
+        routes = sorted(
+            f"{','.join(sorted(rule.methods - {'HEAD', 'OPTIONS'}))} {rule.rule}"  # type: ignore[operator]
+            for rule in app.url_map.iter_rules()
+            if rule.endpoint != "static"
+        )
         return jsonify(urls=town.urls(), routes=routes)
 
     @app.get("/state")
@@ -123,8 +125,11 @@ def make_control(town: Town) -> Flask:
     def calls() -> ResponseReturnValue:
         wanted = request.args.get("vendor")
         return jsonify(
-            {name: [asdict(call) for call in list(vendor.calls)] for name, vendor in town.vendors.items()
-             if wanted in (None, name)}
+            {
+                name: [asdict(call) for call in list(vendor.calls)]
+                for name, vendor in town.vendors.items()
+                if wanted in (None, name)
+            }
         )
 
     @app.get("/deliveries")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import threading
@@ -114,6 +115,12 @@ class Handler(WSGIRequestHandler):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def serve(server: BaseWSGIServer, name: str) -> None:
+    """Serve in the background; a short poll makes stopping quick."""
+    run = functools.partial(server.serve_forever, poll_interval=0.02)
+    threading.Thread(target=run, name=f"sandbox-{name}", daemon=True).start()
+
+
 class Vendor:
     """Base of the vendors: subclasses add their routes to `app` and their levers to `control`.
 
@@ -163,7 +170,7 @@ class Vendor:
         """Listen (port 0 = any free one) and return the base URL."""
         self._server = make_server(host, port, self.app, threaded=True, request_handler=Handler)
         self._server.daemon_threads = True  # type: ignore[attr-defined]
-        threading.Thread(target=self._server.serve_forever, name=f"sandbox-{self.name}", daemon=True).start()
+        serve(self._server, self.name)
         self.url = f"http://{host}:{self._server.server_port}"
         return self.url
 

@@ -1,0 +1,46 @@
+# Needs Python 3.11+ and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help install demo sandbox run test check format clean
+.DEFAULT_GOAL := help
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## Install what everything needs into .venv
+
+$(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Kommo Relay needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	@touch $@
+
+demo: install ## See deals and emails flow both ways, against a sandbox (KEEP=1 leaves it running)
+	@KEEP=$(KEEP) $(BIN)/python -m sandbox.demo
+
+sandbox: install ## Run fake Kommo, Encharge and Ortto to play with
+	@$(BIN)/python -m sandbox
+
+run: install ## Start the service from .env
+	@test -f .env || { echo "There is no .env yet: cp .env.example .env, fill it in, and try again."; exit 1; }
+	@$(BIN)/gunicorn -c config/gunicorn.conf.py wsgi:app
+
+test: install ## Run all tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: install ## Format, lint, types and tests, as CI does
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: install ## Format the code and mend what lint can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

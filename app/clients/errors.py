@@ -1,0 +1,36 @@
+"""What a call to a vendor can end in, as far as a caller must know."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Whose fault it is, and so what may help."""
+
+    PASSING = "passing"  # connection, 408, 423, 425, 429, 5xx: try again later
+    REFUSED = "refused"  # 400, 404, 409, 422 …: this item will never be taken
+    LOCKED_OUT = "locked out"  # 401, 402, 403, a redirect: nothing will be taken until a person has acted
+
+
+class ApiError(Exception):
+    """A vendor did not do what it was asked.
+
+    `ambiguous`: it may have done it all the same (no answer came). `retry_after`: seconds it asked us to wait.
+    `status`: HTTP status, None without an answer. The message is for people, in the vendor's words if it had any.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fault: Fault,
+        status: int | None = None,
+        retry_after: float | None = None,
+        ambiguous: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.status = status
+        self.retry_after = retry_after
+        self.ambiguous = ambiguous

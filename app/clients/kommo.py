@@ -1,0 +1,236 @@
+"""Kommo's API v4. Reference: https://developers.kommo.com/reference"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.addresses import clean_email
+from app.clients.http import Http, Refusal
+from app.events import Company, Contact, Lead
+
+PAGE = 250  # entities a page and a write at most: https://developers.kommo.com/docs/limitations
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A task for a user on a deal, due at Unix seconds."""
+
+    lead_id: int
+    text: str
+    due_at: int
+    task_type: int
+    user_id: int | None
+
+
+@dataclass(frozen=True)
+class NewNote:
+    """A plain note on a deal."""
+
+    lead_id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to change on a deal or a contact: fields by id, tags by name. The rest stays."""
+
+    id: int
+    fields: Mapping[int, str] = field(default_factory=dict)
+    add_tags: tuple[str, ...] = ()
+    remove_tags: tuple[str, ...] = ()
+
+
+class KommoClient:
+    """The calls to one Kommo account. Every method raises ApiError."""
+
+    def __init__(self, url: str, token: str, *, throttle: Callable[[], None] = lambda: None) -> None:
+        self._http = Http(
+            "Kommo",
+            f"{url}/api/v4",
+            {"Authorization": f"Bearer {token}"},
+            explain=_explain,
+            throttle=throttle,
+        )
+
+    def leads(self, ids: Iterable[int]) -> dict[int, Lead]:
+        """Return the deals with these ids, with their contacts; deleted and unknown ones are missing."""
+        # Reference: https://developers.kommo.com/reference/leads-list
+        return {lead.id: lead for lead in map(_lead, self._by_id("leads", ids, ("with", "contacts")))}
+
+    def contacts(self, ids: Iterable[int]) -> dict[int, Contact]:
+        """Return the contacts with these ids; unknown ones are missing."""
+        return {contact.id: contact for contact in map(_contact, self._by_id("contacts", ids))}
+
+    def companies(self, ids: Iterable[int]) -> dict[int, Company]:
+        """Return the companies with these ids; unknown ones are missing."""
+        return {company.id: company for company in map(_company, self._by_id("companies", ids))}
+
+    def contacts_by_email(self, email: str) -> list[Contact]:
+        """Return the contacts that have exactly this email, with the ids of their deals.
+
+        Kommo's `query` looks into every field and matches parts of words, so its hits are compared here.
+        """
+        # Reference: https://developers.kommo.com/reference/contacts-list
+        query = [("query", email), ("with", "leads"), ("limit", PAGE)]
+        found = map(_contact, self._pages("contacts", query))
+        return [contact for contact in found if email in contact.emails]
+
+    def add_tasks(self, tasks: Sequence[NewTask]) -> list[int]:
+        """Add tasks to deals; return their ids, in order."""
+        # Reference: https://developers.kommo.com/reference/add-tasks
+        items = [
+            {
+                "entity_type": "leads",
+                "entity_id": task.lead_id,
+                "task_type_id": task.task_type,
+                "text": task.text,
+                "complete_till": task.due_at,
+                **({} if task.user_id is None else {"responsible_user_id": task.user_id}),
+            }
+            for task in tasks
+        ]
+        return self._add("tasks", "tasks", items)
+
+    def add_notes(self, notes: Sequence[NewNote]) -> list[int]:
+        """Add plain notes to deals; return their ids, in order."""
+        # Reference: https://developers.kommo.com/reference/add-notes
+        items = [
+            {"entity_id": note.lead_id, "note_type": "common", "params": {"text": note.text}} for note in notes
+        ]
+        return self._add("leads/notes", "notes", items)
+
+    def update_leads(self, changes: Sequence[Change]) -> None:
+        """Change deals."""
+        # Reference: https://developers.kommo.com/reference/updating-single-lead
+        self._http.patch("/leads", [_change(change) for change in changes])
+
+    def update_contacts(self, changes: Sequence[Change]) -> None:
+        """Change contacts."""
+        # Reference: https://developers.kommo.com/reference/update-contact
+        self._http.patch("/contacts", [_change(change) for change in changes])
+
+    def _by_id(self, entity: str, ids: Iterable[int], *query: tuple[str, object]) -> Iterator[dict[str, Any]]:
+        wanted = sorted(set(ids))
+        if len(wanted) == 1:
+            # A read by id also finds what lists leave out: deals that are still incoming.
+            found = self._http.get(f"/{entity}/{wanted[0]}", query)
+            yield from [found] if found else []
+            return
+        for start in range(0, len(wanted), PAGE):
+            filters = [("filter[id][]", wanted_id) for wanted_id in wanted[start : start + PAGE]]
+            yield from self._pages(entity, [*filters, *query, ("limit", PAGE)])
+
+    def _pages(self, entity: str, query: Sequence[tuple[str, object]]) -> Iterator[dict[str, Any]]:
+        page = 1
+        while True:
+            answer = self._http.get(f"/{entity}", [*query, ("page", page)] if page > 1 else query)
+            if not answer:  # 204: nothing (more)
+                return
+            yield from answer["_embedded"][entity]
+            if not answer.get("_links", {}).get("next"):
+                return
+            page += 1
+
+    def _add(self, path: str, entity: str, items: list[dict[str, Any]]) -> list[int]:
+        # `request_id` comes back with each made entity; their order is not promised.
+        numbered = [{**item, "request_id": str(number)} for number, item in enumerate(items)]
+        answer = self._http.post(f"/{path}", numbered) or {}
+        made = {item.get("request_id"): item["id"] for item in answer.get("_embedded", {}).get(entity, [])}
+        return [made.get(str(number), 0) for number in range(len(items))]
+
+
+def _explain(body: Any) -> Refusal:
+    words = body.get("detail") or body.get("title") or ""
+    for entity in body.get("validation-errors", []):
+        for error in entity.get("errors", []):
+            words += f"; {error.get('path', '')}: {error.get('detail', '')} ({error.get('code', '')})"
+    wait = body.get("retry_after")
+    return Refusal(words, float(wait) if isinstance(wait, int | float) else None)
+
+
+def _change(change: Change) -> dict[str, Any]:
+    body: dict[str, Any] = {"id": change.id}
+    if change.fields:
+        body["custom_fields_values"] = [
+            {"field_id": field_id, "values": [{"value": value}]} for field_id, value in change.fields.items()
+        ]
+    # Not `_embedded.tags`: that would replace all the tags of the entity.
+    if change.add_tags:
+        body["tags_to_add"] = [{"name": name} for name in change.add_tags]
+    if change.remove_tags:
+        body["tags_to_delete"] = [{"name": name} for name in change.remove_tags]
+    return body
+
+
+def _embedded(entity: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (entity.get("_embedded") or {}).get(name) or []
+    return found
+
+
+def _first_id(items: list[dict[str, Any]]) -> int | None:
+    return items[0]["id"] if items else None
+
+
+def _tags(entity: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(tag["name"] for tag in _embedded(entity, "tags"))
+
+
+def _fields(entity: dict[str, Any]) -> dict[str, Any]:
+    """Return the first value of each custom field, by id (as text) and by code."""
+    values: dict[str, Any] = {}
+    for item in entity.get("custom_fields_values") or []:
+        first = (item.get("values") or [{}])[0].get("value")
+        if first is not None:
+            values[str(item["field_id"])] = first
+            if item.get("field_code"):
+                values[item["field_code"]] = first
+    return values
+
+
+def _emails(entity: dict[str, Any]) -> tuple[str, ...]:
+    values = [
+        value.get("value")
+        for item in entity.get("custom_fields_values") or []
+        if item.get("field_code") == "EMAIL"
+        for value in item.get("values") or []
+    ]
+    cleaned = (clean_email(str(value)) for value in values if value)
+    return tuple(email for email in cleaned if email)
+
+
+def _lead(body: dict[str, Any]) -> Lead:
+    contacts = sorted(_embedded(body, "contacts"), key=lambda contact: not contact.get("is_main"))
+    return Lead(
+        id=body["id"],
+        name=body.get("name") or "",
+        status_id=body["status_id"],
+        pipeline_id=body["pipeline_id"],
+        price=body.get("price") or 0,
+        responsible_user_id=body.get("responsible_user_id"),
+        updated_at=body.get("updated_at") or 0,
+        is_deleted=bool(body.get("is_deleted")),
+        contact_ids=tuple(contact["id"] for contact in contacts),
+        company_id=_first_id(_embedded(body, "companies")),
+        tags=_tags(body),
+        fields=_fields(body),
+    )
+
+
+def _contact(body: dict[str, Any]) -> Contact:
+    return Contact(
+        id=body["id"],
+        name=body.get("name") or "",
+        first_name=body.get("first_name") or "",
+        last_name=body.get("last_name") or "",
+        emails=_emails(body),
+        tags=_tags(body),
+        lead_ids=tuple(lead["id"] for lead in _embedded(body, "leads")),
+        company_id=_first_id(_embedded(body, "companies")),
+        fields=_fields(body),
+    )
+
+
+def _company(body: dict[str, Any]) -> Company:
+    return Company(id=body["id"], name=body.get("name") or "", fields=_fields(body))

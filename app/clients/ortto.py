@@ -1,0 +1,68 @@
+"""Ortto's API v1. Reference: https://help.ortto.com/developer/latest/"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from app.clients.http import Http, Refusal
+
+ACTIVITIES_A_CALL = 100  # https://help.ortto.com/a-235-rate-limits
+MERGE_BY = ["str::email"]
+REFUSALS = ("invalid", "suppressed")
+OVERWRITE = 2  # merge_strategy: what is sent wins, what is not sent stays
+
+
+@dataclass(frozen=True)
+class Activity:
+    """A custom activity of a person, who is merged by email in the same call.
+
+    Repeats of the same `key` and `created_at` (Unix seconds) are one activity to Ortto. `fields` and `attributes`
+    go by Ortto's field ids; money is an integer, in thousandths.
+    """
+
+    activity_id: str
+    email: str
+    fields: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    key: str
+    created_at: float
+
+
+class OrttoClient:
+    """The calls to one Ortto account. Every method raises ApiError."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._http = Http("Ortto", url, {"X-Api-Key": api_key}, explain=_explain)
+
+    def create_activities(self, activities: Sequence[Activity]) -> list[str]:
+        """Record activities and merge their persons; return why each one was refused ("" = it was taken).
+
+        Ortto may take some and refuse others, or refuse the whole call (ApiError) if one is invalid.
+        """
+        # Reference: https://help.ortto.com/a-271-create-a-custom-activity-event-create
+        items = [
+            {
+                "activity_id": activity.activity_id,
+                "fields": {"str::email": activity.email, **activity.fields},
+                "attributes": dict(activity.attributes),
+                "key": activity.key,
+                "created": datetime.fromtimestamp(activity.created_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+            for activity in activities
+        ]
+        body = {"activities": items, "merge_by": MERGE_BY, "merge_strategy": OVERWRITE}
+        answer = self._http.post("/activities/create", body) or {}
+        said = answer.get("activities") or []
+        if len(said) != len(items):
+            return [""] * len(items)
+        return [item.get("error") or item["status"] if item.get("status") in REFUSALS else "" for item in said]
+
+
+def _explain(body: Any) -> Refusal:
+    error = body["error"]  # text, or an object for 429
+    if isinstance(error, str):
+        return Refusal(error)
+    return Refusal(error.get("message", ""), error.get("try-in-seconds"))

@@ -1,0 +1,347 @@
+"""Carries out what the journal owes: one lane per vendor, everything that waits in one batch.
+
+Knows flows by a table, no vendor and no SQL. The same carriers serve the request that waits for its webhook and the
+jobs that come due later; in which process they run makes no difference.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from app.clients.errors import ApiError, Fault
+from app.events import Event, Job, Lane, Outcome, State, Webhook
+from app.flows import Flow, Ledger, Result
+from app.journal import Journal, JournalError, Recorded, Settlement
+from app.retry import Decision, decide
+
+log = structlog.get_logger("relay.dispatcher")
+
+BATCH_LIMIT = 250  # jobs a batch: Kommo's page
+POLL_SECONDS = 1.0  # how soon a job is seen that another process wrote or let go
+RENEW_SECONDS = 15.0
+PURGE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one job of an event stands."""
+
+    lane: Lane
+    state: State
+    reason: str = ""
+
+
+@dataclass
+class Wait:
+    """A request that waits for its events: done when each of them is settled, or will not be for now."""
+
+    open: dict[int, set[Lane]]  # by event id
+    parts: dict[int, list[Part]] = field(default_factory=dict)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def settle(self, event_id: int, part: Part, owed: Iterable[Lane]) -> None:
+        """Note a settled job and what follows from it."""
+        lanes = self.open.get(event_id)
+        self.parts.setdefault(event_id, []).append(part)
+        if lanes is None:
+            return
+        lanes.discard(part.lane)
+        lanes.update(owed)
+        if part.state == State.PENDING or not lanes:
+            self._close(event_id)
+
+    def give_up_on(self, lane: Lane, reason: str) -> None:
+        """Stop waiting for the events that a paused lane holds back."""
+        for event_id in [key for key, lanes in self.open.items() if lane in lanes]:
+            self.parts.setdefault(event_id, []).append(Part(lane, State.PENDING, reason))
+            self._close(event_id)
+
+    def _close(self, event_id: int) -> None:
+        del self.open[event_id]
+        if not self.open:
+            self.over.set()
+
+
+class Receipt:
+    """What was written down of one webhook, and how its events stand as far as this process has seen."""
+
+    def __init__(self, recorded: Sequence[Recorded]) -> None:
+        self.recorded = recorded
+        self.wait = Wait(
+            {item.event.id: {Lane.RESOLVE} for item in recorded if not item.duplicate and not item.refused}
+        )
+
+    def parts(self, event: Event) -> list[Part]:
+        """Return how the jobs of an event stand; none if nothing was heard of them yet."""
+        return list(self.wait.parts.get(event.id, []))
+
+    def open(self, event: Event) -> bool:
+        """Say whether an event is still under way."""
+        return event.id in self.wait.open
+
+
+class Dispatcher:
+    """The lanes of one process and the requests that wait for them."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        flows: Mapping[Lane, tuple[str, Flow]],
+        *,
+        places: int,
+        retention: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`flows`: each lane's vendor and flow. `places`: requests that may wait at once. `retention`: seconds."""
+        self._journal = journal
+        self._places = threading.BoundedSemaphore(places)
+        self._retention = retention
+        self._clock = clock
+        self._waits: dict[int, Wait] = {}  # by event id
+        self._waits_lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._started = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self.lanes = {
+            lane: Carrier(self, journal, lane, vendor, flow, clock) for lane, (vendor, flow) in flows.items()
+        }
+
+    # -- for requests --
+
+    def record(self, webhook: Webhook, found: Sequence[tuple[Event, str | None]], *, seconds: float) -> Receipt:
+        """Write a webhook down. Raises JournalError if that cannot be done within `seconds`."""
+        receipts: list[Receipt] = []
+
+        def expect(recorded: list[Recorded]) -> None:
+            # Heard by the journal's writer before any carrier of this process can claim the jobs.
+            receipts.append(Receipt(recorded))
+            with self._waits_lock:
+                self._waits.update(dict.fromkeys(receipts[0].wait.open, receipts[0].wait))
+
+        self._journal.record(webhook, found, now=self._clock(), committed=expect, seconds=seconds)
+        return receipts[0]
+
+    def carry_out(self, receipt: Receipt, seconds: float) -> None:
+        """Have a webhook's jobs carried out; return when they are settled, will not be for now, or time is up."""
+        events = list(receipt.wait.open)
+        try:
+            if not events:
+                return
+            self.start()
+            self.wake([Lane.RESOLVE])
+            if not self.lanes[Lane.RESOLVE].paused and self._places.acquire(blocking=False):
+                try:
+                    receipt.wait.over.wait(seconds)
+                finally:
+                    self._places.release()
+        finally:
+            with self._waits_lock:
+                for event_id in events:
+                    self._waits.pop(event_id, None)
+
+    # -- the carriers --
+
+    def start(self) -> None:
+        """Start the carriers, once."""
+        if self._threads:
+            return
+        with self._started:
+            if self._threads or self._stopping.is_set():
+                return
+            self._threads = [
+                *(
+                    threading.Thread(target=lane.run, name=f"lane-{name}", daemon=True)
+                    for name, lane in self.lanes.items()
+                ),
+                threading.Thread(target=self._keep_house, name="housekeeping", daemon=True),
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def stop(self, seconds: float = 30.0) -> None:
+        """Finish the batches that are under way and start no new ones."""
+        self._stopping.set()
+        self.wake(self.lanes)
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """Stop, and let go of the journal."""
+        self.stop()
+        self._journal.close()
+
+    @property
+    def stopping(self) -> threading.Event:
+        """Set when the carriers are to end."""
+        return self._stopping
+
+    def wake(self, lanes: Iterable[Lane]) -> None:
+        """Tell carriers that something is due."""
+        for lane in lanes:
+            if lane in self.lanes:
+                self.lanes[lane].woken.set()
+
+    def settled(self, settlement: Settlement) -> None:
+        """Tell the request that waits for a job how it ended, and the lanes what follows."""
+        job, outcome = settlement.job, settlement.outcome
+        owed = [item.lane for item in outcome.owed]
+        with self._waits_lock:
+            wait = self._waits.get(job.event.id)
+            if wait:
+                wait.settle(job.event.id, Part(job.lane, outcome.state, outcome.reason), owed)
+                for lane in owed:
+                    if self.lanes[lane].paused:
+                        wait.give_up_on(lane, self.lanes[lane].paused)
+        self.wake(owed)
+
+    def paused(self, lane: Lane, reason: str) -> None:
+        """Tell the requests that wait for a lane that it will not move for now."""
+        with self._waits_lock:
+            for wait in {id(wait): wait for wait in self._waits.values()}.values():
+                wait.give_up_on(lane, reason)
+
+    def _keep_house(self) -> None:
+        """Renew the leases of what is under way; now and then, forget what is old."""
+        purge_at = time.monotonic()
+        while not self._stopping.wait(RENEW_SECONDS):
+            try:
+                for lane in self.lanes.values():
+                    self._journal.renew(lane.carrying, now=self._clock())
+                if time.monotonic() >= purge_at:
+                    purge_at = time.monotonic() + PURGE_SECONDS
+                    self._journal.purge(self._clock() - self._retention)
+            except JournalError as error:
+                log.error("housekeeping failed", error=str(error))
+
+
+class Carrier:
+    """The one who carries a lane's batches in this process: one batch at a time."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        journal: Journal,
+        lane: Lane,
+        vendor: str,
+        flow: Flow,
+        clock: Callable[[], float],
+    ) -> None:
+        self.woken = threading.Event()
+        self.carrying: Sequence[Job] = ()
+        self.paused = ""  # why the vendor is left alone, while it is
+        self._dispatcher = dispatcher
+        self._journal = journal
+        self._lane = lane
+        self._vendor = vendor
+        self._flow = flow
+        self._clock = clock
+        self._streak = 0  # batches that failed in a row
+        self._chance = random.Random()
+
+    def run(self) -> None:
+        """Carry batch after batch until the dispatcher stops."""
+        while not self._dispatcher.stopping.is_set():
+            self.woken.clear()
+            try:
+                if not self._carry_waiting():
+                    self.woken.wait(self._idle_seconds())
+            except Exception as error:
+                # A lane must outlive whatever happens. Nothing is lost: what was claimed comes back with its lease.
+                foreseen = isinstance(error, JournalError)
+                log.error("lane stopped for a moment", lane=self._lane, error=str(error), exc_info=not foreseen)
+                self._dispatcher.stopping.wait(POLL_SECONDS)
+
+    def _idle_seconds(self) -> float:
+        due = self._journal.next_due(self._lane)
+        return POLL_SECONDS if due is None else min(POLL_SECONDS, max(0.01, due - self._clock()))
+
+    def _carry_waiting(self) -> bool:
+        """Carry what waits in one batch; False if nothing could be claimed."""
+        pause = self._journal.pauses(now=self._clock()).get(self._vendor)
+        self.paused = f"{self._vendor} is paused: {pause.reason}" if pause else ""
+        if pause:
+            self._dispatcher.paused(self._lane, self.paused)
+            # Not the time until its end: another process may end it sooner.
+            self._dispatcher.stopping.wait(min(POLL_SECONDS, max(0.01, pause.until - self._clock())))
+            return True
+        batch = self._journal.claim(self._lane, self._vendor, BATCH_LIMIT, now=self._clock())
+        if not batch:
+            return False
+        self.carrying = batch
+        began = time.monotonic()
+        try:
+            results = self._attempt(batch)
+            self._settle(batch, results, time.monotonic() - began)
+        finally:
+            self.carrying = ()
+        return True
+
+    def _attempt(self, batch: Sequence[Job]) -> Mapping[int, Result]:
+        try:
+            return self._flow.carry(batch, Ledger(self._journal, batch))
+        except JournalError:
+            raise
+        except Exception as error:
+            # A fault of ours must not stop the lane. What was begun is known; the jobs are tried again.
+            log.exception("flow failed", lane=self._lane, events=[job.event.id for job in batch])
+            failure = ApiError(
+                f"internal error: {type(error).__name__}: {error}", fault=Fault.PASSING, ambiguous=True
+            )
+            return dict.fromkeys((job.id for job in batch), failure)
+
+    def _settle(self, batch: Sequence[Job], results: Mapping[int, Result], seconds: float) -> None:
+        now = self._clock()
+        pauses: list[tuple[float, str]] = []
+        settlements = []
+        for job in batch:
+            result = results[job.id]
+            if isinstance(result, ApiError):
+                decision = self._decide(job, result, now)
+                pauses.append((decision.pause, str(result)))
+                settlements.append(_failed(job, result, decision, now))
+            else:
+                settlements.append(Settlement(job, result, due_at=now))
+        pause, reason = max(pauses, default=(0.0, ""))
+        self._streak = self._streak + 1 if pause else 0
+        if pause:
+            log.warning("vendor paused", vendor=self._vendor, seconds=round(pause, 1), reason=reason)
+            self.paused = f"{self._vendor} is paused: {reason}"
+            self._journal.pause(self._vendor, now + pause, reason)
+        for settlement in self._journal.settle(settlements, now=now):
+            _report(settlement, seconds)
+            self._dispatcher.settled(settlement)
+
+    def _decide(self, job: Job, error: ApiError, now: float) -> Decision:
+        age = now - job.created_at
+        return decide(error, attempts=job.attempts, age=age, streak=self._streak, chance=self._chance)
+
+
+def _failed(job: Job, error: ApiError, decision: Decision, now: float) -> Settlement:
+    if decision.seconds is None:
+        return Settlement(job, Outcome(State.DEAD, str(error)))
+    waiting = Outcome(State.PENDING, str(error))
+    return Settlement(job, waiting, due_at=now + decision.seconds, failed=decision.counts)
+
+
+def _report(settlement: Settlement, seconds: float) -> None:
+    """Write one line per delivery, without body, address or token."""
+    job, outcome = settlement.job, settlement.outcome
+    write = log.error if outcome.state == State.DEAD else log.info
+    write(
+        "job",
+        lane=job.lane,
+        event_id=job.event.id,
+        kind=job.event.kind,
+        key=job.order_key if job.order_key.startswith("lead:") else "",
+        state=outcome.state,
+        reason=outcome.reason,
+        attempts=job.attempts + settlement.failed,
+        milliseconds=round(seconds * 1000),
+    )

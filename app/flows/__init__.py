@@ -1,0 +1,120 @@
+"""Batches of jobs in, calls to vendors, outcomes out. One flow per lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from app.clients.errors import ApiError, Fault
+from app.events import HELD, Job, Outcome, Step
+
+Result = Outcome | ApiError
+Item = TypeVar("Item")
+
+
+class StepStore(Protocol):
+    """Where steps and cooldowns are written down: the journal."""
+
+    def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
+        """Write the steps of jobs, by job id; return the ids of the jobs that are still ours."""
+
+    def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
+        """Claim a cooldown for a job; False if another job holds it."""
+
+
+class Ledger:
+    """The steps of a batch: begun before they are taken, ticked off after, each change on disk at once.
+
+    A step that was begun but not ticked off may have happened: the process died, or no answer came.
+    """
+
+    def __init__(self, store: StepStore, batch: Sequence[Job]) -> None:
+        self._store = store
+        self._steps = {job.id: dict(job.steps) for job in batch}
+
+    def finished(self, job: Job, step: str) -> bool:
+        """Say whether a step is done and must not be repeated."""
+        taken = self._steps[job.id].get(step)
+        return taken is not None and taken.finished
+
+    def begun(self, job: Job, step: str) -> bool:
+        """Say whether an earlier attempt began a step and never learned how it ended."""
+        taken = self._steps[job.id].get(step)
+        return taken is not None and not taken.finished
+
+    def begin(self, steps: Sequence[tuple[Job, str]]) -> set[int]:
+        """Write the intent to take steps; return the ids of the jobs still ours: only theirs may be taken."""
+        return self._write([(job, name, Step(finished=False)) for job, name in steps])
+
+    def finish(self, steps: Sequence[tuple[Job, str]], notes: Sequence[str] = ()) -> None:
+        """Tick off steps, each with a note of what the vendor said of it."""
+        words = notes or [""] * len(steps)
+        self._write(
+            [(job, name, Step(finished=True, note=note)) for (job, name), note in zip(steps, words, strict=True)]
+        )
+
+    def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
+        """Claim a cooldown for a job; False if another job holds it."""
+        return self._store.claim_cooldown(key, job, seconds, now=now)
+
+    def _write(self, taken: Sequence[tuple[Job, str, Step]]) -> set[int]:
+        for job, name, step in taken:
+            self._steps[job.id][name] = step
+        ids = {job.id for job, _, _ in taken}
+        return self._store.write_steps({job_id: self._steps[job_id] for job_id in ids}) if ids else set()
+
+
+class Flow(Protocol):
+    """Carries out a batch of one lane's jobs, oldest first."""
+
+    def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
+        """Return how each job ended, by its id: an outcome, or the error that stopped it.
+
+        A job that was not attempted, because an earlier one of its key failed, is HELD.
+        """
+
+
+def deliver(
+    items: Sequence[Item], call: Callable[[Sequence[Item]], Iterable[str] | None], size: int
+) -> list[ApiError | None]:
+    """Call a vendor with as many items at once as it takes; return what went wrong with each, or None.
+
+    `call` may return why it refused each item ("" = taken). If it refuses a whole batch, the batch is halved until
+    the bad item stands alone. After a failure that is no item's fault, nothing more is called: the rest shares it.
+    """
+    errors: list[ApiError | None] = []
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        try:
+            refusals = call(part)
+        except ApiError as error:
+            if error.fault != Fault.REFUSED:
+                return [*errors, *[error] * (len(items) - start)]
+            if len(part) == 1:
+                errors.append(error)
+            else:
+                errors += deliver(part, call, (len(part) + 1) // 2)
+        else:
+            words = list(refusals or [""] * len(part))
+            errors += [ApiError(word, fault=Fault.REFUSED) if word else None for word in words]
+    return errors
+
+
+def must_wait(result: Result) -> bool:
+    """Say whether a job is not over, so that the later ones of its key must wait for it."""
+    return result is HELD or (isinstance(result, ApiError) and result.fault != Fault.REFUSED)
+
+
+def keep_order(batch: Sequence[Job], results: Mapping[int, Result]) -> dict[int, Result]:
+    """Hold back every job behind one of its key that must be tried again, so that the order stays.
+
+    What such a job has already done stands in its ledger and is not repeated.
+    """
+    kept: dict[int, Result] = {}
+    blocked: set[str] = set()
+    for job in batch:
+        result = HELD if job.order_key in blocked else results[job.id]
+        kept[job.id] = result
+        if must_wait(result):
+            blocked.add(job.order_key)
+    return kept

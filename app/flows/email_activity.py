@@ -1,0 +1,188 @@
+"""The kommo lane: what a contact did with an email becomes tasks, notes, fields and tags of its deal."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from app.clients.errors import ApiError
+from app.clients.kommo import Change, KommoClient, NewNote, NewTask
+from app.events import DONE, HELD, Action, Contact, Job, Lead, Response
+from app.flows import Ledger, Result, deliver, keep_order
+
+WRITES_A_CALL = 50  # Kommo takes 250 and recommends 50 or fewer
+
+
+@dataclass(frozen=True)
+class Todo:
+    """One action of one job: a step of its ledger, named as the action."""
+
+    job: Job
+    action: Action
+    lead_id: int
+    contact_id: int | None
+
+    @property
+    def step(self) -> tuple[Job, str]:
+        """The step as the ledger knows it."""
+        return self.job, self.action.name
+
+
+@dataclass
+class Wish:
+    """What all the actions of a batch, in their order, want a deal or a contact to look like."""
+
+    fields: dict[int, str] = field(default_factory=dict)
+    tags: dict[str, bool] = field(default_factory=dict)  # name: wanted or not
+
+    def change(self, entity: Lead | Contact) -> Change | None:
+        """Return what must be written, or None if the entity looks like that already."""
+        fields = {key: value for key, value in self.fields.items() if str(entity.fields.get(str(key), "")) != value}
+        add = tuple(name for name, wanted in self.tags.items() if wanted and name not in entity.tags)
+        remove = tuple(name for name, wanted in self.tags.items() if not wanted and name in entity.tags)
+        return Change(entity.id, fields, add, remove) if fields or add or remove else None
+
+
+class EmailActivityFlow:
+    """Writes what a batch of activities asks for: one call per kind of write, whatever the size of the batch."""
+
+    def __init__(self, kommo: KommoClient, clock: Callable[[], float] = time.time) -> None:
+        self._kommo = kommo
+        self._clock = clock
+
+    def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
+        """Carry out a batch, kind by kind. A job whose step fails takes no further one."""
+        results: dict[int, Result] = dict.fromkeys((job.id for job in batch), DONE)
+        for wanted, write in (
+            (_is_task, self._tasks),
+            (_is_note, self._notes),
+            (_changes_lead, self._lead_changes),
+            (_changes_contact, self._contact_changes),
+        ):
+            todo = [
+                item
+                for job in batch
+                if results[job.id] is DONE
+                for item in _todo(job)
+                if wanted(item) and not ledger.finished(*item.step)
+            ]
+            if todo:
+                results |= write(todo, ledger)
+        return keep_order(batch, results)
+
+    def _tasks(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
+        """Add a task to each deal that has had none within the cooldown."""
+        free: list[Todo] = []
+        late: list[Todo] = []
+        for item in todo:
+            claimed = ledger.claim_cooldown(
+                f"task:lead:{item.lead_id}", item.job, item.action.cooldown, now=self._clock()
+            )
+            (free if claimed else late).append(item)
+        ledger.finish([item.step for item in late], ["none: the deal has had one within the cooldown"] * len(late))
+        return self._add(free, ledger, lambda part: self._kommo.add_tasks([self._task(item) for item in part]))
+
+    def _task(self, item: Todo) -> NewTask:
+        action = item.action
+        due_at = int(self._clock()) + action.due_in
+        return NewTask(item.lead_id, action.text, due_at, action.task_type, action.user_id)
+
+    def _notes(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
+        return self._add(
+            todo,
+            ledger,
+            lambda part: self._kommo.add_notes([NewNote(item.lead_id, item.action.text) for item in part]),
+        )
+
+    def _add(
+        self, todo: Sequence[Todo], ledger: Ledger, add: Callable[[Sequence[Todo]], Sequence[int]]
+    ) -> dict[int, Result]:
+        """Add what Kommo would add again if asked again: begun before, ticked off with its id after each call."""
+        ids = ledger.begin([item.step for item in todo])
+        ours = [item for item in todo if item.job.id in ids]
+
+        def call(part: Sequence[Todo]) -> None:
+            made = add(part)
+            ledger.finish([item.step for item in part], [str(entity_id) for entity_id in made])
+
+        errors = deliver(ours, call, WRITES_A_CALL)
+        lost: dict[int, Result] = {item.job.id: HELD for item in todo if item.job.id not in ids}
+        return lost | _failures(ours, errors)
+
+    def _lead_changes(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
+        return self._change(todo, ledger, _lead_id, self._kommo.leads, self._kommo.update_leads)
+
+    def _contact_changes(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
+        return self._change(todo, ledger, _contact_id, self._kommo.contacts, self._kommo.update_contacts)
+
+    @staticmethod
+    def _change(
+        todo: Sequence[Todo],
+        ledger: Ledger,
+        target: Callable[[Todo], int],
+        read: Callable[[Iterable[int]], Mapping[int, Lead] | Mapping[int, Contact]],
+        write: Callable[[Sequence[Change]], None],
+    ) -> dict[int, Result]:
+        """Make deals or contacts look as wished; read first, so that only what differs is written."""
+        try:
+            entities = read(target(item) for item in todo)
+        except ApiError as error:
+            return {item.job.id: error for item in todo}
+        wishes: dict[int, Wish] = defaultdict(Wish)
+        for item in todo:
+            _wish(wishes[target(item)], item.action)
+        changes = [
+            change for key, wish in wishes.items() if key in entities and (change := wish.change(entities[key]))
+        ]
+        errors = dict(zip((change.id for change in changes), deliver(changes, write, WRITES_A_CALL), strict=True))
+        failed = [errors.get(target(item)) for item in todo]
+        done = [item for item, error in zip(todo, failed, strict=True) if error is None]
+        ledger.finish(
+            [item.step for item in done],
+            ["" if target(item) in entities else "none: it is gone from Kommo" for item in done],
+        )
+        return _failures(todo, failed)
+
+
+def _todo(job: Job) -> list[Todo]:
+    assert isinstance(job.plan, Response)  # noqa: S101 - what the resolve lane plans for this lane
+    return [Todo(job, action, job.plan.lead_id, job.plan.contact_id) for action in job.plan.actions]
+
+
+def _is_task(item: Todo) -> bool:
+    return item.action.kind == "task"
+
+
+def _is_note(item: Todo) -> bool:
+    return item.action.kind == "note"
+
+
+def _changes_lead(item: Todo) -> bool:
+    return item.action.kind == "field" or (item.action.kind in ("tag", "untag") and item.action.on == "lead")
+
+
+def _changes_contact(item: Todo) -> bool:
+    # Without a contact there is nobody to tag.
+    return item.action.kind in ("tag", "untag") and item.action.on == "contact" and item.contact_id is not None
+
+
+def _lead_id(item: Todo) -> int:
+    return item.lead_id
+
+
+def _contact_id(item: Todo) -> int:
+    return item.contact_id or 0
+
+
+def _wish(wish: Wish, action: Action) -> None:
+    """Add an action to what is wished; a later action on the same field or tag overrides an earlier one."""
+    if action.kind == "field":
+        wish.fields[action.field_id] = action.text
+    else:
+        wish.tags[action.text] = action.kind == "tag"
+
+
+def _failures(todo: Sequence[Todo], errors: Sequence[ApiError | None]) -> dict[int, Result]:
+    return {item.job.id: error for item, error in zip(todo, errors, strict=True) if error}

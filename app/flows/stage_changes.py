@@ -1,0 +1,178 @@
+"""The encharge and ortto lanes: a person upserted, and a stage event recorded."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person
+from app.clients.errors import ApiError
+from app.clients.kommo import KommoClient
+from app.clients.ortto import ACTIVITIES_A_CALL, Activity, OrttoClient
+from app.events import DONE, HELD, Job, Lane, StageNews
+from app.flows import Ledger, Result, deliver, keep_order, must_wait
+from app.mapping import Rules
+
+FRESH_SECONDS = 10.0  # a deal read longer ago is read again before its person is written
+EVENTS_AT_ONCE = 8  # Encharge takes one event a call
+
+PERSON, EVENT = "person", "event"  # steps
+
+
+class CurrentStages:
+    """Knows the stage in which a deal is now, so that a late retry never writes an older one to its person."""
+
+    def __init__(self, kommo: KommoClient, rules: Rules, clock: Callable[[], float] = time.time) -> None:
+        self._kommo = kommo
+        self._rules = rules
+        self._clock = clock
+
+    def refresh(self, batch: Sequence[Job], lane: Lane) -> dict[int, StageNews]:
+        """Return each job's news with its deal's current stage for the person. Raises ApiError."""
+        news = {job.id: _news(job) for job in batch}
+        stale = {item.lead_id for item in news.values() if self._clock() - item.read_at > FRESH_SECONDS}
+        leads = self._kommo.leads(stale)
+        newest: dict[int, StageNews] = {}
+        for item in news.values():
+            if item.lead_id in leads:
+                newest[item.lead_id] = self._rules.current(leads[item.lead_id], item, lane)
+            elif item.lead_id not in newest or newest[item.lead_id].read_at <= item.read_at:
+                newest[item.lead_id] = item
+        return {
+            job_id: replace(item, person_stage=newest[item.lead_id].person_stage) for job_id, item in news.items()
+        }
+
+
+class EnchargeFlow:
+    """Upserts persons in one call, then records events, those of one deal in their order."""
+
+    def __init__(self, client: EnchargeClient, stages: CurrentStages, *, by_tag: bool) -> None:
+        self._client = client
+        self._stages = stages
+        self._by_tag = by_tag
+        self._pool = ThreadPoolExecutor(EVENTS_AT_ONCE, thread_name_prefix="encharge-events")
+
+    def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
+        """Carry out a batch: all persons, then the events of those whose person was taken."""
+        try:
+            news = self._stages.refresh(batch, Lane.ENCHARGE)
+        except ApiError as error:
+            return dict.fromkeys((job.id for job in batch), error)
+        failed = self._upsert(batch, news, ledger)
+        by_deal: dict[str, list[Job]] = defaultdict(list)
+        for job in batch:
+            by_deal[job.order_key].append(job)
+        results: dict[int, Result] = {}
+        for part in self._pool.map(lambda jobs: self._track(jobs, news, failed, ledger), by_deal.values()):
+            results |= part
+        return results
+
+    def _upsert(self, batch: Sequence[Job], news: Mapping[int, StageNews], ledger: Ledger) -> dict[int, Result]:
+        """Write the persons; return the errors of those that were not taken."""
+        waiting = [job for job in batch if not ledger.finished(job, PERSON)]
+        # The latest news of a person stands for the earlier ones.
+        people = {news[job.id].email: _person(news[job.id]) for job in waiting}
+        errors = dict(
+            zip(people, deliver(list(people.values()), self._client.upsert_people, PEOPLE_A_CALL), strict=True)
+        )
+        ledger.finish([(job, PERSON) for job in waiting if errors[news[job.id].email] is None])
+        return {job.id: error for job in waiting if (error := errors[news[job.id].email])}
+
+    def _track(
+        self, jobs: Sequence[Job], news: Mapping[int, StageNews], failed: Mapping[int, Result], ledger: Ledger
+    ) -> dict[int, Result]:
+        """Record the events of one deal, in order, up to the first that must be tried again."""
+        results: dict[int, Result] = {}
+        for job in jobs:
+            result = failed.get(job.id) or self._track_one(job, news[job.id], ledger)
+            results[job.id] = result
+            if must_wait(result):
+                break
+        return {job.id: results.get(job.id, HELD) for job in jobs}
+
+    def _track_one(self, job: Job, news: StageNews, ledger: Ledger) -> Result:
+        if ledger.finished(job, EVENT):
+            return DONE
+        if not ledger.begin([(job, EVENT)]):
+            return HELD
+        try:
+            if self._by_tag:
+                self._client.add_tag(email=news.email, tag=news.event)
+            else:
+                self._client.track(email=news.email, event=news.event, properties=_properties(news))
+        except ApiError as error:
+            return error
+        ledger.finish([(job, EVENT)])
+        return DONE
+
+
+class OrttoFlow:
+    """Records activities, which carry their persons, in one call for a batch."""
+
+    def __init__(self, client: OrttoClient, stages: CurrentStages) -> None:
+        self._client = client
+        self._stages = stages
+
+    def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
+        """Carry out a batch; Ortto tells repeats by their key."""
+        try:
+            news = self._stages.refresh(batch, Lane.ORTTO)
+        except ApiError as error:
+            return dict.fromkeys((job.id for job in batch), error)
+        results: dict[int, Result] = dict.fromkeys((job.id for job in batch), HELD)
+        results |= {job.id: DONE for job in batch if ledger.finished(job, EVENT)}
+        ids = ledger.begin([(job, EVENT) for job in batch if not ledger.finished(job, EVENT)])
+        ours = [job for job in batch if job.id in ids]
+        activities = [_activity(job, news[job.id]) for job in ours]
+        errors = deliver(activities, self._client.create_activities, ACTIVITIES_A_CALL)
+        results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
+        ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE])
+        return keep_order(batch, results)
+
+
+def _news(job: Job) -> StageNews:
+    assert isinstance(job.plan, StageNews)  # noqa: S101 - what the resolve lane plans for these lanes
+    return job.plan
+
+
+def _person(news: StageNews) -> Person:
+    return Person(
+        email=news.email,
+        first_name=news.first_name,
+        last_name=news.last_name,
+        fields={"kommo_lead_id": str(news.lead_id), "kommo_current_stage": news.person_stage, **news.fields},
+    )
+
+
+def _properties(news: StageNews) -> dict[str, object]:
+    return {
+        "lead_id": str(news.lead_id),
+        "stage": news.stage,
+        "pipeline_id": news.pipeline_id,
+        "deal_value": news.deal_value,
+    }
+
+
+def _activity(job: Job, news: StageNews) -> Activity:
+    names = {"str::first": news.first_name, "str::last": news.last_name}
+    return Activity(
+        activity_id=news.event,
+        email=news.email,
+        fields={
+            # With strategy 2 an empty name would wipe the one that Ortto has.
+            **{field: name for field, name in names.items() if name},
+            "str:cm:kommo-lead-id": str(news.lead_id),
+            "str:cm:kommo-stage": news.person_stage,
+            **news.fields,
+        },
+        attributes={
+            "str:cm:lead-id": str(news.lead_id),
+            "str:cm:stage": news.stage,
+            "int:cm:deal-value": news.deal_value * 1000,  # money travels in thousandths
+        },
+        key=f"kommo-relay-{job.event.dedupe_key}",
+        created_at=job.event.moment,
+    )

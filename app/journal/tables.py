@@ -1,0 +1,94 @@
+"""The journal's tables, as the newest migration leaves them. Times are Unix seconds; JSON is stored as text."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData()
+
+# SQLite numbers rows by itself only for a column spelled INTEGER.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("received_at", Double, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("webhook_id", Id, ForeignKey("webhooks.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("dedupe_key", Text, nullable=False, unique=True),
+    Column("order_key", Text, nullable=False),
+    Column("occurred_at", Double),
+    Column("received_at", Double, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("context", Text),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("event_id", Id, ForeignKey("events.id"), nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("order_key", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", Double, nullable=False),
+    Column("owner", Text),  # the process that holds the lease
+    Column("lease_until", Double, nullable=False, server_default="0"),
+    Column("plan", Text),
+    Column("steps", Text, nullable=False, server_default="{}"),
+    Column("reason", Text, nullable=False, server_default=""),  # why skipped, dead or not yet done
+    Column("created_at", Double, nullable=False),
+    Column("settled_at", Double),
+    UniqueConstraint("event_id", "lane"),
+)
+
+# Only what is still owed is indexed for the claim: its cost does not grow with the journal.
+OWED = text("state = 'pending'")
+for name, columns in {
+    "jobs_by_age": (jobs.c.lane, jobs.c.id),
+    "jobs_by_key": (jobs.c.lane, jobs.c.order_key, jobs.c.id),
+    "jobs_by_due": (jobs.c.lane, jobs.c.due_at),
+}.items():
+    Index(name, *columns, sqlite_where=OWED, postgresql_where=OWED)
+
+cooldowns = Table(
+    "cooldowns",
+    metadata,
+    Column("key", Text, primary_key=True),  # `task:lead:41500011`, `repeat:kommo:lead:41500011`
+    Column("holder", Text, nullable=False),  # the job or the fingerprint it was claimed for
+    Column("until", Double, nullable=False),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("vendor", Text, primary_key=True),
+    Column("paused_until", Double, nullable=False, server_default="0"),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("calls", Text, nullable=False, server_default="[]"),  # when the latest calls were let go
+)

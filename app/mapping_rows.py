@@ -1,0 +1,298 @@
+"""What may stand in the mapping file: its rows, and the words for a value that cannot be. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from app.events import Kind, Source
+
+PLACEHOLDERS = (
+    "email",
+    "name",
+    "first_name",
+    "campaign",
+    "link",
+    "event",
+    "did",
+    "platform",
+    "source",
+    "lead",
+    "lead_id",
+)
+ACTION_KINDS = ("task", "note", "field", "tag", "untag")
+EMAIL_SOURCES = (Source.ENCHARGE.value, Source.ORTTO.value)
+EMAIL_KINDS = tuple(kind.value for kind in Kind if kind not in (Kind.STAGE_CHANGED, Kind.OTHER))
+
+# Ours on every person, or how the platform knows who it is: a mapped field must not overwrite them.
+ENCHARGE_OWN = ("email", "firstName", "lastName", "kommo_lead_id", "kommo_current_stage", "id", "userId")
+ORTTO_OWN = ("str::email", "str::first", "str::last", "str:cm:kommo-lead-id", "str:cm:kommo-stage", "str::ei")
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """Return the end of a sentence about an unknown word: the nearest known one, or all of them."""
+    near = difflib.get_close_matches(word.lower(), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known) or 'none'}"
+
+
+# -- what a value may be --
+
+
+def _version(value: object) -> object:
+    if type(value) is int and value == 1:
+        return value
+    raise ValueError("must be 1: this is the only version there is")
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty: fill it in or delete the line")
+    return value.strip()
+
+
+def _short(value: str) -> str:
+    if len(value) > 255:
+        raise ValueError("is longer than 255 characters")
+    return value
+
+
+def _positive(value: int) -> int:
+    if not 0 < value < 2**63:
+        raise ValueError("must be an id, a whole number above 0")
+    return value
+
+
+def _stage(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+", value):
+        raise ValueError(f"must be of a-z, 0-9 and _, not {value!r}")
+    return value
+
+
+def _event_name(value: object) -> object:
+    """Check an Encharge event's name; it can be sent as a tag, and a comma would make two tags of it."""
+    if value is False:
+        return value
+    if not isinstance(value, str) or not value.strip() or "," in value or len(value) > 255:
+        raise ValueError("must be an event's name without commas, or false for not to Encharge")
+    return value.strip()
+
+
+def _activity_id(value: object) -> object:
+    if value is False or (isinstance(value, str) and re.fullmatch(r"act:cm:[a-z0-9-]+", value)):
+        return value
+    raise ValueError("must be an activity's id like act:cm:crm-stage-changed, or false for not to Ortto")
+
+
+def _kommo_source(value: str) -> str:
+    if re.fullmatch(r"(lead|contact|company)\.[A-Za-z0-9_]+", value):
+        entity, _, key = value.partition(".")
+        if key not in ("name", "price") or value in ("lead.price", "company.name"):
+            return value
+        raise ValueError(f"cannot be {value!r}: {entity} takes a field's code or id there")
+    raise ValueError(
+        f"cannot be {value!r}: write lead.price, company.name, "
+        "or lead., contact. or company. with a field's code or id"
+    )
+
+
+def _encharge_field(value: str) -> str:
+    if value in ENCHARGE_OWN:
+        raise ValueError(f"cannot be {value!r}: the relay or Encharge itself fills that one")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", value):
+        raise ValueError(f"must be a field's API name at Encharge like jobTitle, not {value!r}")
+    return value
+
+
+def _ortto_field(value: str) -> str:
+    if value in ORTTO_OWN:
+        raise ValueError(f"cannot be {value!r}: the relay fills that one")
+    if not re.fullmatch(r"(str|txt|int|bol|dtz|tme|phn|geo|sst|obj):(cm)?:[a-z0-9-]+", value):
+        raise ValueError(
+            f"must be a field's id at Ortto like str:cm:job-title or phn::phone, not {value!r} "
+            "(types: str txt int bol dtz tme phn geo sst obj)"
+        )
+    return value
+
+
+def _one_of(choices: tuple[str, ...]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"cannot be {value!r}{suggestion(value, choices)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list | dict) else [value]
+
+
+def _not_empty(value: list[str]) -> list[str]:
+    if not value:
+        raise ValueError("is an empty list: fill it in or delete the line")
+    return value
+
+
+def _template(value: str) -> str:
+    for name in re.findall(r"\{([^{}]*)\}", value):
+        if name not in PLACEHOLDERS:
+            raise ValueError(f"has an unknown placeholder {{{name}}}{suggestion(name, PLACEHOLDERS)}")
+    if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", value)):
+        raise ValueError("has a brace without its partner: placeholders look like {email}")
+    if len(value) > 2000:
+        raise ValueError("is longer than 2000 characters")
+    return value
+
+
+def _no_template(value: str) -> str:
+    if re.search(r"[{}]", value):
+        raise ValueError("takes no placeholders: a tag has the same name for everybody")
+    return value
+
+
+def _seconds(value: object) -> int:
+    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", str(value))
+    if not found or int(found[1]) * units[found[2]] > 365 * 86400:
+        raise ValueError(f"must be a time of at most a year like 30m, 2h or 1d, not {value!r}")
+    return int(found[1]) * units[found[2]]
+
+
+def _due(value: int) -> int:
+    if value < 60:
+        raise ValueError("must be at least a minute: a task that is due when it is made is overdue when it is seen")
+    return value
+
+
+def _assignee(value: object) -> object:
+    if value == "owner" or (type(value) is int and value > 0):
+        return value
+    raise ValueError(f"must be owner (of the deal) or a Kommo user's id, not {value!r}")
+
+
+def _field_id(value: object) -> object:
+    if (type(value) is int and value > 0) or (isinstance(value, str) and re.fullmatch(r"\$\w+", value)):
+        return value
+    raise ValueError(f"must be a deal field's id or a variable like $KOMMO_CF_EMAIL_STATUS, not {value!r}")
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Short = Annotated[Text, AfterValidator(_short)]
+Id = Annotated[int, AfterValidator(_positive)]
+Template = Annotated[Text, AfterValidator(_template)]
+TagName = Annotated[Short, AfterValidator(_no_template)]
+Seconds = Annotated[int, BeforeValidator(_seconds)]
+OneOrMore = [BeforeValidator(_listed), AfterValidator(_not_empty)]
+Sources = Annotated[list[Annotated[str, _one_of(EMAIL_SOURCES)]], *OneOrMore]
+Kinds = Annotated[list[Annotated[str, _one_of(EMAIL_KINDS)]], *OneOrMore]
+Words = Annotated[list[Text], *OneOrMore]
+Names = Annotated[list[Text], *OneOrMore]
+
+
+# -- the rows --
+
+
+class Row(BaseModel):
+    """Something between two levels of indentation. Strict: a number in place of a text is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class StageRow(Row):
+    """A stage of Kommo and what the email side is to hear of it."""
+
+    stage: Annotated[Short, AfterValidator(_stage)]
+    status: Id
+    pipeline: Id | None = None
+    label: Short | None = None
+    encharge: Annotated[str | Literal[False] | None, BeforeValidator(_event_name)] = None
+    ortto: Annotated[str | Literal[False] | None, BeforeValidator(_activity_id)] = None
+
+
+class FieldRow(Row):
+    """A field of Kommo that goes onto the person."""
+
+    source: Annotated[Text, AfterValidator(_kommo_source)] = Field(alias="from")
+    encharge: Annotated[Short, AfterValidator(_encharge_field)] | None = None
+    ortto: Annotated[Short, AfterValidator(_ortto_field)] | None = None
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> FieldRow:
+        if self.encharge is None and self.ortto is None:
+            raise ValueError("needs encharge or ortto: the field's name there")
+        return self
+
+
+class WhenRow(Row):
+    """Which events a rule is for; what is not said does not matter."""
+
+    source: Sources | None = None
+    event: Kinds | None = None
+    campaign: Words | None = None
+
+
+class RuleRow(Row):
+    """What sales sees of an event."""
+
+    when: WhenRow = WhenRow()
+    do: Names
+
+
+class TaskRow(Row):
+    """A task on the deal."""
+
+    text: Template
+    due_in: Annotated[Seconds, AfterValidator(_due)] = 2 * 3600
+    type: Id = 1
+    assign_to: Annotated[int | str, BeforeValidator(_assignee)] = "owner"
+    cooldown: Seconds = 24 * 3600
+
+
+class NoteRow(Row):
+    """A note on the deal."""
+
+    text: Template
+
+
+class ValueRow(Row):
+    """A custom field of the deal."""
+
+    id: Annotated[int | str, BeforeValidator(_field_id)]
+    value: Annotated[Template, AfterValidator(_short)]
+
+
+class TagRow(Row):
+    """A tag to put on or to take off."""
+
+    on: Annotated[str, _one_of(("lead", "contact"))] = "contact"
+    name: TagName
+
+
+class ActionRow(Row):
+    """One thing to do in Kommo."""
+
+    task: TaskRow | None = None
+    note: NoteRow | None = None
+    field: ValueRow | None = None
+    tag: TagRow | None = None
+    untag: TagRow | None = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> ActionRow:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"must be exactly one of {', '.join(ACTION_KINDS)}")
+        return self
+
+
+class MappingRows(Row):
+    """The whole file."""
+
+    version: Annotated[int, BeforeValidator(_version)] = 1
+    stages: list[StageRow] = []
+    fields: list[FieldRow] = []
+    rules: list[RuleRow] = []
+    actions: dict[str, ActionRow] = {}

@@ -1,0 +1,246 @@
+"""Bodies of webhooks: text, JSON and bracket forms, and what can be taken from foreign values.
+
+Nothing here trusts a type: a relay or a template may turn any value into any other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from urllib.parse import parse_qsl
+
+MAX_FIELDS = 20_000  # fields of a form
+MAX_ITEMS = 10_000  # entries of one list; a bulk action at Kommo sends some hundreds
+MAX_DEPTH = 12  # Kommo's deepest field, a value of a custom field, has 8 levels
+MAX_ID = 2**63 - 1
+MAX_KEY = 200  # characters of a key in the journal
+YEAR_2100 = 4_102_444_800  # Unix seconds; a later time is no time
+MILLISECONDS = 100_000_000_000  # from here on a number counts milliseconds
+
+KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
+DIGITS = re.compile(r"[0-9]{1,19}")
+UNRESOLVED = re.compile(r"\{\{.*\}\}", re.DOTALL)
+FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class BodyError(Exception):
+    """The body is not what the vendor sends; the message says what is wrong, where, and what to do."""
+
+
+class FieldError(Exception):
+    """One value in a body is missing or unusable; the message begins with its path."""
+
+
+# -- the whole body ----------------------------------------------------------------------------------------------
+
+
+def decode(body: bytes) -> str:
+    """Return the body as text; raise BodyError if it is empty or not UTF-8."""
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"The body is not UTF-8 (see its byte {error.start}): send it as UTF-8."
+        raise BodyError(message) from error
+    if not text.strip():
+        raise BodyError("The body is empty.")
+    return text
+
+
+def is_json(content_type: str, text: str) -> bool:
+    """Say whether a body is to be read as JSON, by its type or, since relays mislabel it, its first character."""
+    return "json" in content_type.lower() or text.lstrip()[:1] in ("{", "[")
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; raise BodyError saying where it is wrong."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        message = f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
+        raise BodyError(message) from error
+    except RecursionError as error:
+        raise BodyError("The body is nested too deep.") from error
+    except ValueError as error:
+        raise BodyError("The body holds a number of more than 4300 digits.") from error
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse JSON that must be an object."""
+    said = parse_json(text)
+    if not isinstance(said, dict):
+        raise BodyError(f"The body must be a JSON object and is {shown(said)}.")
+    return said
+
+
+def parse_form(text: str) -> dict[str, Any]:
+    """Parse a form whose keys nest by brackets, as PHP writes them.
+
+    `leads[status][0][id]=1` becomes {"leads": {"status": {"0": {"id": "1"}}}}. All values are text. Of one
+    key sent twice the last counts; a key with unpaired brackets stays as it is.
+    """
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except UnicodeDecodeError as error:
+        raise BodyError("The body has a percent-encoded value that is not UTF-8.") from error
+    except ValueError as error:
+        raise BodyError(f"The body has more than {MAX_FIELDS} fields.") from error
+    form: dict[str, Any] = {}
+    for key, value in pairs:
+        _put(form, key, value)
+    return form
+
+
+def _put(form: dict[str, Any], key: str, value: str) -> None:
+    """Put a value at the place in the form that its key names."""
+    *groups, last = _split(key)
+    if len(groups) >= MAX_DEPTH:
+        raise BodyError(f"{shown(key)} is nested deeper than {MAX_DEPTH} levels.")
+    node = form
+    for group in groups:
+        node = node.setdefault(group or str(len(node)), {})  # `a[]=` takes the next place, as in PHP
+        if not isinstance(node, dict):
+            raise BodyError(f"{shown(key)} is a part of something that was a plain value before.")
+    last = last or str(len(node))
+    if isinstance(node.get(last), dict):
+        raise BodyError(f"{shown(key)} is a plain value and had parts before.")
+    node[last] = value
+
+
+def _split(key: str) -> list[str]:
+    """Return the parts of a key: `leads[status][0]` has `leads`, `status` and `0`."""
+    match = KEY.fullmatch(key)
+    if match is None:
+        return [key]
+    first, brackets = match.groups()
+    return [first, *brackets[1:-1].split("][")] if brackets else [first]
+
+
+# -- what stands in it ---------------------------------------------------------------------------------------------
+
+
+def shown(value: object) -> str:
+    """Return a foreign value as it may stand in a message: at most 40 characters, no line breaks."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    words = repr(value) if isinstance(value, str) else json.dumps(value)
+    return words if len(words) <= 40 else words[:39] + "…"
+
+
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """Return an object, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: object, path: str) -> list[tuple[str, Any]]:
+    """Return the entries of a list, or of an object keyed by index, each with its path."""
+    if not isinstance(value, dict | list):
+        return [(path, value)]
+    if len(value) > MAX_ITEMS:
+        raise BodyError(f"{path or 'The body'} has more than {MAX_ITEMS} entries.")
+    indexed: Iterable[tuple[object, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+    return [(f"{path}[{as_text(index, limit=40)}]", item) for index, item in indexed]
+
+
+def as_id(value: object) -> int | None:
+    """Return a positive whole number of at most 64 bits, be it a number or text; None for anything else."""
+    if isinstance(value, str):
+        digits = value.strip()
+        value = int(digits) if DIGITS.fullmatch(digits) else None
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 < value <= MAX_ID else None
+
+
+def require_id(fields: Mapping[str, Any], name: str, path: str) -> int:
+    """Return an id that must be there; raise FieldError with its path if it is missing or none."""
+    value = fields.get(name)
+    if value is None or value == "":
+        raise FieldError(f"{path}.{name} is missing")
+    number = as_id(value)
+    if number is None:
+        raise FieldError(f"{path}.{name} is not an id: {shown(value)}")
+    return number
+
+
+def as_text(value: object, *, limit: int = 500) -> str:
+    """Return text or a whole number as clean text; empty for anything else and for an unresolved `{{tag}}`.
+
+    Half characters (JSON's lone surrogates) and NUL are taken out: no database stores them.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return ""
+    clean = value.replace("\0", "").encode("utf-8", "replace").decode().strip()
+    return "" if UNRESOLVED.fullmatch(clean) else clean[:limit]
+
+
+def as_flag(value: object) -> bool | None:
+    """Return a truth value, be it a boolean, a number or a word; None for anything else."""
+    return value if isinstance(value, bool) else FLAGS.get(as_text(value).lower())
+
+
+def as_time(value: object) -> float | None:
+    """Return a time in Unix seconds, be it in seconds, milliseconds or ISO 8601; None for anything else."""
+    if isinstance(value, str):
+        value = _seconds(value.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 < value < YEAR_2100 * 1000:
+        return None
+    seconds = value / 1000 if value >= MILLISECONDS else float(value)
+    return seconds if seconds < YEAR_2100 else None
+
+
+def _seconds(words: str) -> float | None:
+    """Return the number or the ISO 8601 time that the words say."""
+    if DIGITS.fullmatch(words):
+        return int(words)
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def plain_name(name: str) -> str:
+    """Return an event's name without case and separators: `Email.Link-Clicked` is `emaillinkclicked`."""
+    return re.sub(r"[^a-z0-9]+", "", name.lower())
+
+
+def first_text(places: Iterable[Mapping[str, Any]], *names: str, limit: int = 500) -> str:
+    """Return the first text under one of the names; an earlier name wins over an earlier place."""
+    places = tuple(places)
+    found = (as_text(place.get(name), limit=limit) for name in names for place in places)
+    return next(filter(None, found), "")
+
+
+def first_id(places: Iterable[Mapping[str, Any]], *names: str) -> int | None:
+    """Return the first valid id under one of the names."""
+    places = tuple(places)
+    found = (as_id(place.get(name)) for name in names for place in places)
+    return next(filter(None, found), None)
+
+
+def first_time(places: Iterable[Mapping[str, Any]], *names: str) -> float | None:
+    """Return the first valid time under one of the names."""
+    places = tuple(places)
+    found = (as_time(place.get(name)) for name in names for place in places)
+    return next(filter(None, found), None)
+
+
+def digest(body: bytes) -> str:
+    """Return what tells one body from another."""
+    return sha256(body).hexdigest()
+
+
+def journal_key(*parts: object) -> str:
+    """Return the parts as one key for the journal; a very long one is replaced by its digest."""
+    joined = ":".join(str(part) for part in parts)
+    return joined if len(joined) <= MAX_KEY else f"{parts[0]}:{digest(joined.encode())}"

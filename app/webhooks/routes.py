@@ -1,0 +1,168 @@
+"""The routes of the webhooks: secret, read, record, carry out, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, Unauthorized
+
+from app.dispatcher import Dispatcher, Receipt
+from app.events import Reading, Source, State, Webhook
+from app.journal import JournalError, Recorded
+from app.mapping import Rules
+from app.webhooks.bodies import BodyError
+from app.webhooks.secrets import allowed
+
+log = structlog.get_logger("relay.webhooks")
+
+RECORD_SECONDS = 1.5  # Kommo and Encharge's stream wait 2 s for an answer
+LARGEST_BODY = 1024 * 1024
+FAULTS_NAMED = 10  # in one answer
+
+Answer = tuple[dict[str, Any], int]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One vendor's way in: its secrets (none = the route is off) and its reader."""
+
+    source: Source
+    secrets: Sequence[str]
+    read: Callable[[Webhook, float, str | None], Reading]  # webhook, now, ?event=
+    switch: str  # the variable that switches the route on
+
+
+class Receiver:
+    """Takes webhooks; `budget`: seconds that a request may wait for its work."""
+
+    def __init__(
+        self,
+        routes: Mapping[Source, Route],
+        rules: Rules,
+        dispatcher: Dispatcher,
+        *,
+        budget: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._routes = routes
+        self._rules = rules
+        self._dispatcher = dispatcher
+        self._budget = budget
+        self._clock = clock
+
+    def receive(self, source: Source, secret: str = "") -> Response:
+        """Write down the events in the body, have them carried out, say what was done."""
+        began = time.monotonic()
+        try:
+            body, status = self._handle(self._routes[source], secret, began)
+        except HTTPException as error:
+            body, status = {"error": error.description}, error.code or 500
+        if source == Source.ORTTO and status == 413:
+            status = 400  # what is refused with 413, Ortto sends again for days
+        _report(source, body, status, began)
+        answer = jsonify(body)
+        answer.status_code = status
+        return answer
+
+    def _handle(self, route: Route, secret: str, began: float) -> Answer:
+        if not route.secrets:
+            raise NotFound(f"This route is off: set {route.switch} to use it.")
+        if not allowed(request, route.secrets, secret):
+            raise Unauthorized(
+                "The webhook's secret is missing or wrong: send it as X-Webhook-Secret, as Authorization, "
+                "as ?secret= or as the last part of the path."
+            )
+        webhook = Webhook(route.source, request.mimetype, request.get_data())
+        try:
+            reading = route.read(webhook, self._clock(), request.args.get("event"))
+        except BodyError as error:
+            raise BadRequest(str(error)) from error
+        if reading.faults and not reading.events:
+            raise BadRequest(_named(reading.faults))
+        found = [(event, self._rules.refusal(event)) for event in reading.events]
+        try:
+            receipt = self._dispatcher.record(webhook, found, seconds=RECORD_SECONDS)
+        except JournalError as error:
+            log.error("not recorded", source=route.source, error=str(error))
+            raise ServiceUnavailable("The journal cannot be written now: send it again later.") from error
+        self._dispatcher.carry_out(receipt, self._budget - (time.monotonic() - began))
+        return _answer(reading, receipt), 200
+
+
+def make_blueprint(receiver: Receiver, sources: Iterable[Source]) -> Blueprint:
+    """Build the blueprint of the routes."""
+    blueprint = Blueprint("webhooks", __name__, url_prefix="/webhooks")
+    paths = [(f"/{source}", source) for source in sources] + [("/kommo/stage", Source.KOMMO)]
+    for path, source in paths:
+        for rule in (path, f"{path}/<secret>"):
+            blueprint.add_url_rule(
+                rule, path.strip("/"), receiver.receive, methods=["POST"], defaults={"source": source}
+            )
+    return blueprint
+
+
+def _named(faults: Sequence[str]) -> str:
+    """Return the first few faults as one sentence."""
+    more = f"; and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+    return "; ".join(faults[:FAULTS_NAMED]) + more
+
+
+def _answer(reading: Reading, receipt: Receipt) -> dict[str, Any]:
+    """Say what became of each event, and in one word of all."""
+    entries = [_entry(item, receipt) for item in receipt.recorded]
+    entries += [
+        {"id": None, "kind": item.kind, "status": "ignored", "reason": item.reason} for item in reading.ignored
+    ]
+    entries += [
+        {"id": None, "kind": None, "status": "ignored", "reason": fault} for fault in reading.faults[:FAULTS_NAMED]
+    ]
+    statuses = {entry["status"] for entry in entries}
+    # `dead` is written down and waits for a person: not delivered, and not lost.
+    for status, members in (
+        ("accepted", {"accepted", "dead"}),
+        ("delivered", {"delivered"}),
+        ("duplicate", {"duplicate"}),
+    ):
+        if statuses & members:
+            return {"status": status, "events": entries}
+    return {"status": "ignored", "events": entries}
+
+
+def _entry(item: Recorded, receipt: Receipt) -> dict[str, Any]:
+    status, reason = _status(item, receipt)
+    return {"id": item.event.id, "kind": item.event.kind, "status": status, "reason": reason}
+
+
+def _status(item: Recorded, receipt: Receipt) -> tuple[str, str]:
+    if item.duplicate:
+        return "duplicate", f"the same as event {item.event.id}"
+    if item.refused:
+        return "ignored", item.refused
+    parts = receipt.parts(item.event)
+    reasons = {state: [part.reason for part in parts if part.state == state] for state in State}
+    if receipt.open(item.event) or reasons[State.PENDING]:
+        return "accepted", "; ".join(reasons[State.PENDING]) or "written down, still under way"
+    if reasons[State.DEAD]:
+        return "dead", "; ".join(reasons[State.DEAD])
+    if reasons[State.SKIPPED]:
+        return "skipped", "; ".join(reasons[State.SKIPPED])
+    return "delivered", ""
+
+
+def _report(source: Source, body: Mapping[str, Any], status: int, began: float) -> None:
+    """Write one line per webhook: never the body, the path or a secret."""
+    events = body.get("events", [])
+    log.info(
+        "webhook",
+        source=source,
+        code=status,
+        status=body.get("status", ""),
+        events=[entry["id"] for entry in events if entry["id"]],
+        error=body.get("error", ""),
+        milliseconds=round((time.monotonic() - began) * 1000),
+    )

@@ -1,0 +1,38 @@
+"""The production server. Everything that may differ comes from the settings (see .env.example)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from app import EXTENSION, create_app, settings
+from app.settings import SettingsError
+
+try:
+    told = settings.load()
+except SettingsError as error:
+    sys.exit(f"Kommo Relay cannot start:\n{error}")
+
+bind = f"{told.web_host}:{told.web_port}"
+worker_class = "gthread"
+workers = 1  # one process carries the load; PostgreSQL and more replicas are the way to scale out
+threads = told.web_threads
+# The reply budget is 1.5 s; a worker that does not move for this long is stuck.
+timeout = 60
+graceful_timeout = 30
+keepalive = 75  # longer than the usual proxy's, so that the proxy and not we close an idle connection
+# The app writes one line per webhook itself. An access log would show the path, and the path may hold the secret.
+accesslog = None
+errorlog = "-"
+
+
+def on_starting(server: Any) -> None:
+    """Refuse to start with a bad mapping file or journal, before any worker does so again and again."""
+    del server
+    create_app(told).extensions[EXTENSION].close()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Finish the batches that are under way."""
+    del server
+    worker.wsgi.extensions[EXTENSION].close()

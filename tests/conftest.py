@@ -1,0 +1,88 @@
+"""What all tests share: settings, the sandbox's town, the app in this process, the service in one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from support import SECRET, Service, environment
+
+from app import EXTENSION, create_app, settings
+from app.settings import Settings
+from sandbox.town import Town
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def running_town() -> Iterator[Town]:
+    """One town for all tests: starting its servers takes longer than a test."""
+    with Town() as town:
+        yield town
+
+
+@pytest.fixture
+def town(running_town: Town) -> Iterator[Town]:
+    """The town as it was seeded, sending webhooks nowhere."""
+    running_town.reset()
+    running_town.encharge.target = None
+    running_town.ortto.target = None
+    yield running_town
+    running_town.courier.wait(10)
+
+
+@pytest.fixture
+def env(town: Town, tmp_path: Path) -> dict[str, str]:
+    """The environment of a service that talks to the town, with a journal of its own."""
+    return environment(town, tmp_path)
+
+
+@pytest.fixture
+def configured(env: dict[str, str]) -> Settings:
+    return settings.load(env)
+
+
+@pytest.fixture
+def app(configured: Settings) -> Iterator[Flask]:
+    """The app in this process, its carriers not yet started."""
+    made = create_app(configured)
+    yield made
+    made.extensions[EXTENSION].close()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client that knows the secret of every route."""
+    made = app.test_client()
+    made.environ_base["HTTP_X_WEBHOOK_SECRET"] = SECRET
+    return made
+
+
+@pytest.fixture
+def start_service(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start the service under gunicorn, as in production; more variables as keywords."""
+    started: list[Service] = []
+
+    def start(**variables: str) -> Service:
+        service = Service({**env, **variables}, tmp_path / f"service-{len(started)}.log")
+        started.append(service)
+        service.wait_until_ready()
+        return service
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture
+def service(start_service: Callable[..., Service]) -> Service:
+    return start_service()
+
+
+@pytest.fixture
+def load_fixture() -> Callable[[str], bytes]:
+    """Read a captured body by its name below tests/fixtures."""
+    return lambda name: (FIXTURES / name).read_bytes()

@@ -1,0 +1,414 @@
+"""Settings: defaults, every refusal in its own words, and no secret in sight."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.settings import VARIABLES, Settings, SettingsError, load
+
+SECRET = "kommo-secret-0123456789"
+NEEDED = {"KOMMO_SUBDOMAIN": "acme", "KOMMO_ACCESS_TOKEN": "token-1", "KOMMO_WEBHOOK_SECRET": SECRET}
+ENCHARGE = {
+    "ENCHARGE_API_KEY": "e-key",
+    "ENCHARGE_WRITE_KEY": "w-key",
+    "ENCHARGE_WEBHOOK_SECRET": "encharge-secret-0123",
+}
+ORTTO = {"ORTTO_API_KEY": "PRV-key", "ORTTO_WEBHOOK_SECRET": "ortto-secret-0123456"}
+EXAMPLE = Path(__file__).parent.parent / ".env.example"
+
+
+def test_the_needed_settings_are_enough_and_the_rest_has_defaults() -> None:
+    assert load(NEEDED) == Settings(
+        kommo_api_url="https://acme.kommo.com",
+        kommo_subdomain="acme",
+        kommo_access_token="token-1",
+        kommo_webhook_secrets=(SECRET,),
+        kommo_rate_limit=7.0,
+        kommo_cf_email_activity=None,
+        kommo_cf_email_status=None,
+        encharge_api_key=None,
+        encharge_write_key=None,
+        encharge_webhook_secrets=(),
+        encharge_dialect="documented",
+        encharge_events="ingest",
+        encharge_api_url="https://api.encharge.io/v1",
+        encharge_ingest_url="https://ingest.encharge.io/v1",
+        ortto_api_key=None,
+        ortto_webhook_secrets=(),
+        ortto_api_url="https://api.ap3api.com/v1",
+        database_url="sqlite:///data/journal.db",
+        mapping_file=Path("config/mapping.yaml"),
+        ops_token=None,
+        reply_budget_seconds=1.5,
+        retention_days=30,
+        log_level="INFO",
+        log_format="json",
+        web_threads=32,
+        web_host="0.0.0.0",  # noqa: S104
+        web_port=8000,
+    )
+
+
+def test_every_setting_is_read() -> None:
+    environ = {
+        "KOMMO_DOMAIN": "Acme.amocrm.ru",
+        "KOMMO_ACCESS_TOKEN": "  token-1\n",
+        "KOMMO_API_URL": "http://127.0.0.1:9001/",
+        "KOMMO_WEBHOOK_SECRET": f"{SECRET}, kommo-secret-9876543210,",
+        "KOMMO_RATE_LIMIT": "3.5",
+        "KOMMO_CF_EMAIL_ACTIVITY": "800301",
+        "KOMMO_CF_EMAIL_STATUS": "800302",
+        **ENCHARGE,
+        "ENCHARGE_DIALECT": "Article",
+        "ENCHARGE_EVENTS": "TAG",
+        "ENCHARGE_API_URL": "http://127.0.0.1:9002/v1/",
+        "ENCHARGE_INGEST_URL": "http://127.0.0.1:9003/v1",
+        **ORTTO,
+        "ORTTO_REGION": "EU",
+        "DATABASE_URL": "postgresql://relay:pass-word@db/relay",
+        "MAPPING_FILE": "/etc/relay/mapping.yaml",
+        "OPS_TOKEN": "ops-token",
+        "REPLY_BUDGET_SECONDS": "0",
+        "RETENTION_DAYS": "7",
+        "LOG_LEVEL": "debug",
+        "LOG_FORMAT": "Console",
+        "WEB_THREADS": "4",
+        "HOST": "127.0.0.1",
+        "PORT": "8080",
+    }
+    assert load(environ) == Settings(
+        kommo_api_url="http://127.0.0.1:9001",
+        kommo_subdomain="acme",
+        kommo_access_token="token-1",
+        kommo_webhook_secrets=(SECRET, "kommo-secret-9876543210"),
+        kommo_rate_limit=3.5,
+        kommo_cf_email_activity=800301,
+        kommo_cf_email_status=800302,
+        encharge_api_key="e-key",
+        encharge_write_key="w-key",
+        encharge_webhook_secrets=("encharge-secret-0123",),
+        encharge_dialect="article",
+        encharge_events="tag",
+        encharge_api_url="http://127.0.0.1:9002/v1",
+        encharge_ingest_url="http://127.0.0.1:9003/v1",
+        ortto_api_key="PRV-key",
+        ortto_webhook_secrets=("ortto-secret-0123456",),
+        ortto_api_url="https://api.eu.ap3api.com/v1",
+        database_url="postgresql://relay:pass-word@db/relay",
+        mapping_file=Path("/etc/relay/mapping.yaml"),
+        ops_token="ops-token",
+        reply_budget_seconds=0.0,
+        retention_days=7,
+        log_level="DEBUG",
+        log_format="console",
+        web_threads=4,
+        web_host="127.0.0.1",
+        web_port=8080,
+    )
+
+
+@pytest.mark.parametrize(
+    ("region", "url"),
+    [
+        ("api", "https://api.ap3api.com/v1"),
+        ("us", "https://api.ap3api.com/v1"),
+        ("api.eu", "https://api.eu.ap3api.com/v1"),
+        ("eu", "https://api.eu.ap3api.com/v1"),
+        ("api.au", "https://api.au.ap3api.com/v1"),
+        ("AU", "https://api.au.ap3api.com/v1"),
+    ],
+)
+def test_an_ortto_region_has_its_own_host(region: str, url: str) -> None:
+    assert load({**NEEDED, "ORTTO_REGION": region}).ortto_api_url == url
+
+
+@pytest.mark.parametrize(
+    ("account", "url", "subdomain"),
+    [
+        pytest.param({"KOMMO_SUBDOMAIN": "acme"}, "https://acme.kommo.com", "acme", id="subdomain"),
+        pytest.param({"KOMMO_DOMAIN": "acme.amocrm.com"}, "https://acme.amocrm.com", "acme", id="domain"),
+        pytest.param(
+            {"KOMMO_SUBDOMAIN": "acme", "KOMMO_DOMAIN": "acme.amocrm.ru"},
+            "https://acme.amocrm.ru",
+            "acme",
+            id="both",
+        ),
+        pytest.param({"KOMMO_API_URL": "http://localhost:1/"}, "http://localhost:1", None, id="only a URL"),
+        pytest.param(
+            {"KOMMO_SUBDOMAIN": "acme", "KOMMO_API_URL": "http://[::1]:9/k"},
+            "http://[::1]:9/k",
+            "acme",
+            id="sandbox",
+        ),
+    ],
+)
+def test_kommo_is_found_by_any_of_its_names(account: dict[str, str], url: str, subdomain: str | None) -> None:
+    settings = load({"KOMMO_ACCESS_TOKEN": "t", "KOMMO_WEBHOOK_SECRET": SECRET, **account})
+    assert (settings.kommo_api_url, settings.kommo_subdomain) == (url, subdomain)
+
+
+URL_ADVICE = (
+    " must be a plain http:// or https:// address with a host and nothing after the path, "
+    "like https://api.example.com/v1."
+)
+CHARACTERS = (
+    "KOMMO_WEBHOOK_SECRET may hold only letters, digits and . _ ~ - (it can be a part of a URL): "
+    "make one with `openssl rand -hex 24`."
+)
+TOO_SHORT = "KOMMO_WEBHOOK_SECRET is shorter than 16 characters: make one with `openssl rand -hex 24`."
+RATE = "KOMMO_RATE_LIMIT must be more than 0 and at most 50 requests a second; Kommo allows 7."
+BUDGET = "REPLY_BUDGET_SECONDS must be between 0 and 1.9: Kommo gives up on an answer after 2 seconds."
+DATABASE = "DATABASE_URL must begin with sqlite:/// (and a file's path) or with postgresql://."
+IN_MEMORY = (
+    "DATABASE_URL must name a file, as in sqlite:///data/journal.db: what is only in memory is lost at a restart."
+)
+DOMAIN = "KOMMO_DOMAIN must be a host like acme.kommo.com (or ….amocrm.com, ….amocrm.ru), not "
+
+BAD = [
+    ({"KOMMO_SUBDOMAIN": " "}, "KOMMO_SUBDOMAIN is not set: write `acme` if your Kommo is at acme.kommo.com."),
+    (
+        {"KOMMO_SUBDOMAIN": "north.kommo.com"},
+        "KOMMO_SUBDOMAIN must be the bare name, not 'north.kommo.com': write `north` for north.kommo.com.",
+    ),
+    (
+        {"KOMMO_SUBDOMAIN": "https://north.kommo.com/leads"},
+        "KOMMO_SUBDOMAIN must be the bare name, not 'https://north.kommo.com/leads': "
+        "write `north` for north.kommo.com.",
+    ),
+    (
+        {"KOMMO_SUBDOMAIN": "evil.example/"},
+        "KOMMO_SUBDOMAIN must be the bare name, not 'evil.example/': write `acme` for acme.kommo.com.",
+    ),
+    (
+        {"KOMMO_DOMAIN": "https://acme.kommo.com"},
+        f"{DOMAIN}'https://acme.kommo.com': write no https:// and no path.",
+    ),
+    (
+        {"KOMMO_DOMAIN": "acme.kommo.com.evil.example"},
+        f"{DOMAIN}'acme.kommo.com.evil.example': write no https:// and no path.",
+    ),
+    (
+        {"KOMMO_DOMAIN": "other.kommo.com"},
+        "KOMMO_SUBDOMAIN is 'acme', but KOMMO_DOMAIN is 'other.kommo.com': they name two accounts; keep one.",
+    ),
+    (
+        {"KOMMO_ACCESS_TOKEN": ""},
+        "KOMMO_ACCESS_TOKEN is not set: put the long-lived token of your private integration there "
+        "(Kommo: Settings, Integrations, Keys and scopes).",
+    ),
+    (
+        {"KOMMO_ACCESS_TOKEN": "Bearer abc"},
+        "KOMMO_ACCESS_TOKEN holds a space or a character that no token has: copy it again, and nothing else.",
+    ),
+    (
+        {"KOMMO_API_URL": "https://acme.kommo.com/api/v4/"},
+        "KOMMO_API_URL must not hold /api/v4: drop that part, it is added for each call.",
+    ),
+    ({"KOMMO_API_URL": "acme.kommo.com"}, f"KOMMO_API_URL{URL_ADVICE}"),
+    ({"KOMMO_API_URL": "https://"}, f"KOMMO_API_URL{URL_ADVICE}"),
+    ({"KOMMO_API_URL": "https://user:pass@acme.kommo.com"}, f"KOMMO_API_URL{URL_ADVICE}"),
+    ({"KOMMO_API_URL": "http://[::1"}, f"KOMMO_API_URL{URL_ADVICE}"),
+    (
+        {"KOMMO_WEBHOOK_SECRET": ""},
+        "KOMMO_WEBHOOK_SECRET is not set: make one with `openssl rand -hex 24` and end the webhook's URL in Kommo "
+        "with it, /webhooks/kommo/<secret>.",
+    ),
+    ({"KOMMO_WEBHOOK_SECRET": "short"}, TOO_SHORT),
+    ({"KOMMO_WEBHOOK_SECRET": f"{SECRET},short"}, TOO_SHORT),
+    ({"KOMMO_WEBHOOK_SECRET": " , "}, TOO_SHORT),
+    ({"KOMMO_WEBHOOK_SECRET": "0123456789/0123456789"}, CHARACTERS),
+    ({"KOMMO_WEBHOOK_SECRET": "секрет-секрет-секрет"}, CHARACTERS),
+    ({"KOMMO_RATE_LIMIT": "0"}, RATE),
+    ({"KOMMO_RATE_LIMIT": "50.1"}, RATE),
+    ({"KOMMO_RATE_LIMIT": "nan"}, "KOMMO_RATE_LIMIT must be a number like 7, not 'nan'."),
+    (
+        {"KOMMO_CF_EMAIL_ACTIVITY": "Email activity"},
+        "KOMMO_CF_EMAIL_ACTIVITY must be the id of a deal's custom field, a whole number, not 'Email activity'.",
+    ),
+    (
+        {"KOMMO_CF_EMAIL_STATUS": "0"},
+        "KOMMO_CF_EMAIL_STATUS must be the id of a deal's custom field, a whole number, not '0'.",
+    ),
+    (
+        {**ENCHARGE, "ENCHARGE_WEBHOOK_SECRET": ""},
+        "ENCHARGE_WEBHOOK_SECRET is not set, but ENCHARGE_API_KEY is: make one with `openssl rand -hex 24` "
+        "and send it along with Encharge's webhooks.",
+    ),
+    (
+        {**ORTTO, "ORTTO_WEBHOOK_SECRET": ""},
+        "ORTTO_WEBHOOK_SECRET is not set, but ORTTO_API_KEY is: make one with `openssl rand -hex 24` "
+        "and send it along with Ortto's webhooks.",
+    ),
+    (
+        {**ENCHARGE, "ENCHARGE_WRITE_KEY": ""},
+        "ENCHARGE_WRITE_KEY is not set, but ENCHARGE_API_KEY is: events go through the Ingest API, which wants the "
+        "write key. Set it, or set ENCHARGE_EVENTS=tag if your plan has no API events.",
+    ),
+    (
+        {"ENCHARGE_WRITE_KEY": "w"},
+        "ENCHARGE_WRITE_KEY is set, but ENCHARGE_API_KEY is not: set both, or neither to leave Encharge off.",
+    ),
+    ({"ENCHARGE_DIALECT": "artikle"}, "ENCHARGE_DIALECT must be one of documented, article, not 'artikle'."),
+    ({"ENCHARGE_EVENTS": "hook"}, "ENCHARGE_EVENTS must be one of ingest, tag, not 'hook'."),
+    ({"ENCHARGE_API_URL": "ftp://api.encharge.io"}, f"ENCHARGE_API_URL{URL_ADVICE}"),
+    ({"ENCHARGE_INGEST_URL": "https://ingest.encharge.io/v1?token=x"}, f"ENCHARGE_INGEST_URL{URL_ADVICE}"),
+    (
+        {"ORTTO_REGION": "api.eu.evil.example/"},
+        "ORTTO_REGION must be one of api, us, api.eu, eu, api.au, au, not 'api.eu.evil.example/'.",
+    ),
+    ({"ORTTO_API_URL": "https://api eu"}, f"ORTTO_API_URL{URL_ADVICE}"),
+    ({"DATABASE_URL": "mysql://u:pass@h/d"}, DATABASE),
+    ({"DATABASE_URL": "postgres://u:pass@h/d"}, DATABASE),
+    ({"DATABASE_URL": "sqlite:///"}, IN_MEMORY),
+    ({"DATABASE_URL": "sqlite:///:memory:"}, IN_MEMORY),
+    ({"REPLY_BUDGET_SECONDS": "2"}, BUDGET),
+    ({"REPLY_BUDGET_SECONDS": "-1"}, BUDGET),
+    ({"REPLY_BUDGET_SECONDS": "1,5"}, "REPLY_BUDGET_SECONDS must be a number like 1.5, not '1,5'."),
+    ({"RETENTION_DAYS": "0"}, "RETENTION_DAYS must be a whole number, at least 1, not '0'."),
+    ({"RETENTION_DAYS": "30 days"}, "RETENTION_DAYS must be a whole number, at least 1, not '30 days'."),
+    (
+        {"LOG_LEVEL": "verbose"},
+        "LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not 'verbose'.",
+    ),
+    ({"LOG_FORMAT": "text"}, "LOG_FORMAT must be one of json, console, not 'text'."),
+    ({"WEB_THREADS": "3"}, "WEB_THREADS must be a whole number, at least 4, not '3'."),
+    ({"PORT": "http"}, "PORT must be a whole number, at least 1, not 'http'."),
+    ({"PORT": "70000"}, "PORT must be at most 65535."),
+    (
+        {"KOMMO_TOKEN_ACCESS": "x"},
+        "KOMMO_TOKEN_ACCESS is not a setting: did you mean KOMMO_ACCESS_TOKEN?",
+    ),
+    ({"ORTTO_API_KEYS": "x"}, "ORTTO_API_KEYS is not a setting: did you mean ORTTO_API_KEY?"),
+    (
+        {"ORTTO_SOMETHING_QUITE_ELSE": "x"},
+        "ORTTO_SOMETHING_QUITE_ELSE is not a setting: remove it, or see .env.example for the names.",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"), BAD, ids=[f"{', '.join(wrong)}-{i}" for i, (wrong, _) in enumerate(BAD)]
+)
+def test_a_wrong_setting_is_refused_with_one_sentence(wrong: dict[str, str], sentence: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load({**NEEDED, **wrong})
+    assert refusal.value.faults == (sentence,)
+    assert str(refusal.value) == sentence
+
+
+def test_all_faults_are_said_at_once() -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load({"ENCHARGE_WRITE_KEY": "w", "ORTTO_API_KEY": "k", "PORT": "x", "KOMMO_SUBDOMIAN": "acme"})
+    assert [fault.split()[0] for fault in refusal.value.faults] == [
+        "KOMMO_SUBDOMAIN",
+        "PORT",
+        "KOMMO_ACCESS_TOKEN",
+        "KOMMO_WEBHOOK_SECRET",
+        "ORTTO_WEBHOOK_SECRET",
+        "ENCHARGE_WRITE_KEY",
+        "KOMMO_SUBDOMIAN",
+    ]
+    assert str(refusal.value).splitlines() == list(refusal.value.faults)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        pytest.param({}, id="neither destination"),
+        pytest.param({"ENCHARGE_WEBHOOK_SECRET": "encharge-secret-0123"}, id="only the way back"),
+        pytest.param(ENCHARGE, id="Encharge"),
+        pytest.param({**ENCHARGE, "ENCHARGE_WRITE_KEY": "", "ENCHARGE_EVENTS": "tag"}, id="tags need no write key"),
+        pytest.param(
+            {**ENCHARGE, "ENCHARGE_WRITE_KEY": "", "ENCHARGE_DIALECT": "article"},
+            id="nor does the article's dialect",
+        ),
+        pytest.param(ORTTO, id="Ortto"),
+        pytest.param({"KOMMO_UNKNOWN": " "}, id="a blank stranger"),
+        pytest.param(
+            {"KOMMO_RELAY_PORT": "tcp://10.0.0.1:80", "KOMMO_RELAY_SERVICE_HOST": "10.0.0.1"}, id="Kubernetes' own"
+        ),
+        pytest.param({"KOMMO_RELAY_PORT_8000_TCP_ADDR": "10.0.0.1"}, id="Kubernetes' own, by port"),
+    ],
+)
+def test_these_are_right(environ: dict[str, str]) -> None:
+    load({**NEEDED, **environ})
+
+
+def test_no_secret_is_in_the_repr() -> None:
+    settings = load(
+        {**NEEDED, **ENCHARGE, **ORTTO, "OPS_TOKEN": "ops-1", "DATABASE_URL": "postgresql://u:pw-1@h/d"}
+    )
+    secrets = ["token-1", SECRET, *ENCHARGE.values(), *ORTTO.values(), "ops-1", "pw-1"]
+    assert [secret for secret in secrets if secret in f"{settings!r} {settings}"] == []
+
+
+def test_no_secret_is_in_a_fault() -> None:
+    wrong = {
+        "KOMMO_ACCESS_TOKEN": "hush-1 x",
+        "KOMMO_WEBHOOK_SECRET": "hush-2",
+        "ENCHARGE_API_KEY": "hush 3",
+        "ENCHARGE_WRITE_KEY": "hush 4",
+        "ENCHARGE_WEBHOOK_SECRET": "hush/5",
+        "ORTTO_API_KEY": "hush 6",
+        "OPS_TOKEN": "hush 7",
+        "DATABASE_URL": "mysql://hush:8@h",
+        "ORTTO_API_URL": "https://hush:9@h",
+        "KOMMO_ACCESS_TOKENS": "hush-10",
+    }
+    with pytest.raises(SettingsError) as refusal:
+        load(wrong)
+    assert "hush" not in str(refusal.value)
+
+
+def test_the_mapping_may_name_the_deals_fields() -> None:
+    settings = load({**NEEDED, "KOMMO_CF_EMAIL_STATUS": "800302"})
+    assert settings.mapping_variables == {"KOMMO_CF_EMAIL_ACTIVITY": None, "KOMMO_CF_EMAIL_STATUS": 800302}
+
+
+class TestDotenv:
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+
+    def write(self, content: str, encoding: str = "utf-8") -> None:
+        Path(".env").write_text(content, encoding=encoding)
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+    def test_it_is_read_from_the_working_directory(self, encoding: str) -> None:
+        self.write(
+            f"KOMMO_SUBDOMAIN=acme\nKOMMO_ACCESS_TOKEN='a${{b}}'\n# PORT=1\nKOMMO_WEBHOOK_SECRET={SECRET}\n",
+            encoding,
+        )
+        settings = load()
+        assert (settings.kommo_subdomain, settings.kommo_access_token, settings.web_port) == ("acme", "a${b}", 8000)
+
+    def test_the_real_environment_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write(f"KOMMO_SUBDOMAIN=acme\nKOMMO_ACCESS_TOKEN=t\nKOMMO_WEBHOOK_SECRET={SECRET}\n")
+        monkeypatch.setenv("KOMMO_SUBDOMAIN", "north")
+        assert load().kommo_subdomain == "north"
+
+    def test_a_line_that_cannot_be_understood_is_named(self) -> None:
+        self.write("KOMMO_SUBDOMAIN=acme\nKOMMO_ACCESS_TOKEN='never closed\n")
+        with pytest.raises(SettingsError, match=re.escape(".env line 2 cannot be understood")):
+            load()
+
+    def test_another_encoding_is_named(self) -> None:
+        self.write("KOMMO_SUBDOMAIN=größe\n", "latin-1")
+        with pytest.raises(SettingsError, match="save it as UTF-8 text"):
+            load()
+
+    def test_the_example_loads_once_the_required_ones_are_filled_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write(EXAMPLE.read_text(encoding="utf-8"))
+        for name, value in NEEDED.items():
+            monkeypatch.setenv(name, value)
+        assert load() == load(NEEDED)
+
+
+def test_the_example_names_every_variable_and_no_other() -> None:
+    names = re.findall(r"^([A-Z_]+)=", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert names == list(VARIABLES)

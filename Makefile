@@ -13,8 +13,10 @@ help: ## Show this help
 install: $(VENV)/installed ## Install what everything needs into .venv
 
 $(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Kommo Relay needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  version=`$(PYTHON) --version 2>/dev/null || echo "not installed"`; \
+	  echo "Kommo Relay needs Python 3.11 or newer; $(PYTHON) is $$version. Name another one: make PYTHON=python3.12 install"; \
+	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
 	@touch $@
@@ -25,9 +27,11 @@ demo: install ## See deals and emails flow both ways, against a sandbox (KEEP=1 
 sandbox: install ## Run fake Kommo, Encharge and Ortto to play with
 	@$(BIN)/python -m sandbox
 
-run: install ## Start the service from .env
-	@test -f .env || { echo "There is no .env yet: cp .env.example .env, fill it in, and try again."; exit 1; }
+run: .env install ## Start the service from .env
 	@$(BIN)/gunicorn -c config/gunicorn.conf.py wsgi:app
+
+.env:
+	@echo "There is no .env yet: cp .env.example .env, fill it in, and try again."; exit 1
 
 test: install ## Run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
-from app.cli import work
+from app.cli import events, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient
@@ -42,12 +42,13 @@ def create_app(configured: Settings | None = None) -> Flask:
         journal = Journal(told.database_url)
     except (SettingsError, MappingError, JournalError) as error:
         sys.exit(f"Kommo Relay cannot start:\n{error}")
+    retention = told.retention_days * 86400.0
     dispatcher = Dispatcher(
         journal,
         make_flows(told, rules, journal),
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
-        retention=told.retention_days * 86400.0,
+        retention=retention,
     )
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = routes.LARGEST_BODY
@@ -57,7 +58,8 @@ def create_app(configured: Settings | None = None) -> Flask:
     receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds)
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(journal))
-    app.cli.add_command(work.make_command(dispatcher))
+    for command in (work.make_command(dispatcher), *events.make_commands(journal, retention)):
+        app.cli.add_command(command)
     app.register_error_handler(HTTPException, explain)
     return app
 
@@ -74,9 +76,12 @@ def make_flows(told: Settings, rules: Rules, journal: Journal) -> dict[Lane, tup
             told.encharge_api_url, told.encharge_ingest_url, told.encharge_api_key, told.encharge_write_key
         )
         by_tag = told.encharge_events == "tag"
-        flows[Lane.ENCHARGE] = ("encharge", EnchargeFlow(client, stages, by_tag=by_tag))
+        latest = Lane.ENCHARGE in rules.latest_only
+        flows[Lane.ENCHARGE] = ("encharge", EnchargeFlow(client, stages, by_tag=by_tag, latest_only=latest))
     if told.ortto_api_key:
-        flows[Lane.ORTTO] = ("ortto", OrttoFlow(OrttoClient(told.ortto_api_url, told.ortto_api_key), stages))
+        latest = Lane.ORTTO in rules.latest_only
+        ortto_client = OrttoClient(told.ortto_api_url, told.ortto_api_key)
+        flows[Lane.ORTTO] = ("ortto", OrttoFlow(ortto_client, stages, latest_only=latest))
     return {Lane.RESOLVE: ("kommo", ResolveFlow(crm, rules, list(flows))), **flows}
 
 

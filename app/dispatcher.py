@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 import structlog
 
 from app.clients.errors import ApiError, Fault
+from app.clock import ClockWatch
 from app.events import Event, Job, Lane, Outcome, State, Webhook
 from app.flows import Flow, Ledger, Result
 from app.journal import Journal, JournalError, Recorded, Settlement
-from app.retry import Decision, decide
+from app.retry import LOCKED_OUT_SECONDS, Decision, decide
 
 log = structlog.get_logger("relay.dispatcher")
 
 BATCH_LIMIT = 250  # jobs a batch: Kommo's page
 POLL_SECONDS = 1.0  # how soon a job is seen that another process wrote or let go
 RENEW_SECONDS = 15.0
+LONG_STREAK = 3  # failed batches in a row that are an outage: after it, what waits is tried at once
 PURGE_SECONDS = 3600.0
 
 
@@ -105,6 +107,7 @@ class Dispatcher:
         self._clock = clock
         self._waits: dict[int, Wait] = {}  # by event id
         self._waits_lock = threading.Lock()
+        self._watch = ClockWatch()
         self._stopping = threading.Event()
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -171,6 +174,10 @@ class Dispatcher:
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        try:
+            self._journal.release()
+        except JournalError as error:
+            log.warning("not released: others take over when the leases end", error=str(error))
 
     def close(self) -> None:
         """Stop, and let go of the journal."""
@@ -207,13 +214,26 @@ class Dispatcher:
             for wait in {id(wait): wait for wait in self._waits.values()}.values():
                 wait.give_up_on(lane, reason)
 
+    def leases_count(self) -> bool:
+        """Say whether the clock tells leases: not just after it was set, before all have renewed theirs."""
+        jump = self._watch.look()
+        if jump:
+            log.warning("the clock was set", seconds=round(jump))
+            self._renew()
+        if jump < 0:
+            self._journal.clock_was_set_back(now=self._clock(), longest_pause=LOCKED_OUT_SECONDS)
+        return self._watch.trusted(3 * RENEW_SECONDS)
+
+    def _renew(self) -> None:
+        for lane in self.lanes.values():
+            self._journal.renew(lane.carrying, now=self._clock())
+
     def _keep_house(self) -> None:
         """Renew the leases of what is under way; now and then, forget what is old."""
         purge_at = time.monotonic()
         while not self._stopping.wait(RENEW_SECONDS):
             try:
-                for lane in self.lanes.values():
-                    self._journal.renew(lane.carrying, now=self._clock())
+                self._renew()
                 if time.monotonic() >= purge_at:
                     purge_at = time.monotonic() + PURGE_SECONDS
                     self._journal.purge(self._clock() - self._retention)
@@ -271,7 +291,8 @@ class Carrier:
             # Not the time until its end: another process may end it sooner.
             self._dispatcher.stopping.wait(min(POLL_SECONDS, max(0.01, pause.until - self._clock())))
             return True
-        batch = self._journal.claim(self._lane, self._vendor, BATCH_LIMIT, now=self._clock())
+        take_over = self._dispatcher.leases_count()
+        batch = self._journal.claim(self._lane, self._vendor, BATCH_LIMIT, now=self._clock(), take_over=take_over)
         if not batch:
             return False
         self.carrying = batch
@@ -309,6 +330,8 @@ class Carrier:
             else:
                 settlements.append(Settlement(job, result, due_at=now))
         pause, reason = max(pauses, default=(0.0, ""))
+        if not pause and self._streak >= LONG_STREAK:
+            self._journal.hurry(self._lane, now=now)
         self._streak = self._streak + 1 if pause else 0
         if pause:
             log.warning("vendor paused", vendor=self._vendor, seconds=round(pause, 1), reason=reason)

@@ -70,6 +70,7 @@ class Rules:
     def __init__(self, rows: MappingRows, variables: Mapping[str, int | None]) -> None:
         self.stages = tuple(_stage(row) for row in rows.stages)
         self.fields = tuple(rows.fields)
+        self.latest_only = frozenset(lane for lane in (Lane.ENCHARGE, Lane.ORTTO) if _wants_latest(rows, lane))
         self._rules = tuple(rows.rules)
         self._actions = rows.actions
         self._field_ids = {name: _field_id(row.field, variables) for name, row in rows.actions.items() if row.field}
@@ -267,6 +268,10 @@ def _stage(row: StageRow) -> Stage:
         status_id=row.status,
         pipeline_id=row.pipeline,
     )
+
+
+def _wants_latest(rows: MappingRows, lane: Lane) -> bool:
+    return bool(getattr(rows.stage_events, lane) == "latest")
 
 
 def _words(stage: Stage, lane: Lane) -> str:

@@ -18,6 +18,7 @@ from app.mapping_rows import (
     NoteRow,
     Row,
     RuleRow,
+    StageEventsRow,
     StageRow,
     TagRow,
     TaskRow,
@@ -36,6 +37,7 @@ Fault = tuple[Place, str]
 ROWS: dict[Place, type[Row]] = {
     (): MappingRows,
     ("stages",): StageRow,
+    ("stage_events",): StageEventsRow,
     ("fields",): FieldRow,
     ("rules",): RuleRow,
     ("rules", "when"): WhenRow,

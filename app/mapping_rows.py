@@ -213,6 +213,13 @@ class StageRow(Row):
     ortto: Annotated[str | Literal[False] | None, BeforeValidator(_activity_id)] = None
 
 
+class StageEventsRow(Row):
+    """Which stage events a destination gets when several of one deal wait: every one, or only the latest."""
+
+    encharge: Annotated[str, _one_of(("every", "latest"))] = "every"
+    ortto: Annotated[str, _one_of(("every", "latest"))] = "every"
+
+
 class FieldRow(Row):
     """A field of Kommo that goes onto the person."""
 
@@ -293,6 +300,7 @@ class MappingRows(Row):
 
     version: Annotated[int, BeforeValidator(_version)] = 1
     stages: list[StageRow] = []
+    stage_events: StageEventsRow = StageEventsRow()
     fields: list[FieldRow] = []
     rules: list[RuleRow] = []
     actions: dict[str, ActionRow] = {}

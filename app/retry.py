@@ -10,6 +10,8 @@ from app.clients.errors import ApiError, Fault
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 6 * 3600.0
 GIVE_UP_SECONDS = 75 * 3600.0  # a vendor may be down over a long weekend
+ENOUGH_ATTEMPTS = 20  # so many are made even of a job that first waited for days: locked out, or for us to run
+DOUBLINGS = 20  # more change nothing, and overflow in the end
 LOCKED_OUT_SECONDS = 300.0  # until the next probe
 LONGEST_PAUSE_SECONDS = 30.0  # of a vendor that fails; one that asks for longer gets it
 
@@ -31,13 +33,14 @@ def decide(error: ApiError, *, attempts: int, age: float, streak: int, chance: r
     """
     if error.fault == Fault.REFUSED:
         return Decision(None)
+    asked = error.retry_after or 0.0
     if error.fault == Fault.LOCKED_OUT:
         # The account's fault, not the job's: keep it until a person has mended the token, plan or rights.
-        return Decision(LOCKED_OUT_SECONDS, pause=LOCKED_OUT_SECONDS, counts=False)
-    if age >= GIVE_UP_SECONDS:
+        wait = max(asked, LOCKED_OUT_SECONDS)
+        return Decision(wait, pause=wait, counts=False)
+    if age >= GIVE_UP_SECONDS and attempts >= ENOUGH_ATTEMPTS:
         return Decision(None)
-    asked = error.retry_after or 0.0
-    pause = max(asked, min(FIRST_SECONDS * 2**streak, LONGEST_PAUSE_SECONDS))
+    pause = max(asked, min(FIRST_SECONDS * 2 ** min(streak, DOUBLINGS), LONGEST_PAUSE_SECONDS))
     # Full jitter: jobs that failed together do not come back together.
-    backoff = chance.uniform(0, min(FIRST_SECONDS * 2 ** min(attempts, 20), LONGEST_SECONDS))
+    backoff = chance.uniform(0, min(FIRST_SECONDS * 2 ** min(attempts, DOUBLINGS), LONGEST_SECONDS))
     return Decision(max(asked, backoff, FIRST_SECONDS), pause=pause)

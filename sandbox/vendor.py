@@ -99,8 +99,9 @@ class Call:
 
 
 class Handler(WSGIRequestHandler):
-    """Keep connections alive as the vendors do, and write nothing to the terminal."""
+    """Write nothing to the terminal."""
 
+    # Werkzeug closes after each answer all the same: the sandbox has no keep-alive.
     protocol_version = "HTTP/1.1"
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:

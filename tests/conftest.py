@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from databases import Postgresql, running_postgresql
 from flask import Flask
 from flask.testing import FlaskClient
 from support import SECRET, Service, environment
@@ -38,6 +39,22 @@ def town(running_town: Town) -> Iterator[Town]:
 def env(town: Town, tmp_path: Path) -> dict[str, str]:
     """The environment of a service that talks to the town, with a journal of its own."""
     return environment(town, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """One PostgreSQL for all tests, started when the first one asks for it."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database: everything about the journal holds on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'journal.db'}"
+    server: Postgresql = request.getfixturevalue("postgresql")
+    return server.new_database()
 
 
 @pytest.fixture
@@ -74,7 +91,8 @@ def start_service(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 
     yield start
     for service in started:
-        service.stop()
+        # Stopping it gently takes seconds; the tests that are about that do it themselves.
+        service.kill()
 
 
 @pytest.fixture

@@ -1,15 +1,20 @@
-"""A service process, and waiting for something to become true."""
+"""A service process, what arrived at the vendors, and waiting for something to become true."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import requests
 
@@ -19,6 +24,15 @@ from sandbox.town import Town
 ROOT = Path(__file__).parent.parent
 SECRET = "test-secret-0123456789"
 GENEROUS_SECONDS = 30.0
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+QUALIFIED, PROPOSAL_SENT, NEGOTIATION = 61_000_102, 61_000_103, 61_000_104  # as in config/mapping.yaml
+PIPELINE = 7_100_010
+
+# What Encharge adds to a person by itself.
+ENCHARGES_OWN = {"id", "leadScore", "createdAt", "updatedAt", "lastActivity", "name", "tags"}
+OUR_FIELDS = ("Last email activity", "Email status")
 
 
 def environment(town: Town, folder: Path) -> dict[str, str]:
@@ -48,6 +62,96 @@ def eventually(true: Callable[[], Any], seconds: float = GENEROUS_SECONDS) -> An
         time.sleep(0.05)
 
 
+def arrived(town: Town) -> dict[str, Any]:
+    """Return what the service wrote at the vendors; what it did not write at all is left out."""
+    kommo, encharge, ortto = town.kommo.state(), town.encharge.state(), town.ortto.state()
+    tags = {int(key): [tag["name"] for tag in item["_embedded"]["tags"]] for key, item in kommo["contacts"].items()}
+    found = {
+        "encharge_people": [
+            {key: value for key, value in person.items() if key not in ENCHARGES_OWN}
+            for person in encharge["people"]
+        ],
+        "encharge_events": [_some(event, "name", "email", "properties") for event in encharge["events"]],
+        "ortto_people": [
+            {key: value for key, value in person["fields"].items() if key != "bol::p"} for person in ortto["people"]
+        ],
+        "ortto_activities": [
+            _some(activity, "activity_id", "email", "attributes", "created_at") for activity in ortto["activities"]
+        ],
+        "tasks": [
+            {
+                **_some(task, "entity_id", "responsible_user_id", "task_type_id", "text"),
+                "due_in": task["complete_till"] - time.time(),
+            }
+            for task in kommo["tasks"].values()
+        ],
+        "notes": [
+            {"entity_id": note["entity_id"], "text": note["params"]["text"]} for note in kommo["notes"]["leads"]
+        ],
+        "fields": {int(key): values for key, lead in kommo["leads"].items() if (values := _our_fields(lead))},
+        "tags": {
+            key: names for key, names in tags.items() if names not in ([], ["vip"])
+        },  # one has `vip` as seeded
+    }
+    return {name: what for name, what in found.items() if what}
+
+
+def _some(item: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: item[name] for name in names}
+
+
+def _our_fields(lead: Mapping[str, Any]) -> dict[str, Any]:
+    values = lead["custom_fields_values"] or []
+    return {item["field_name"]: item["values"][0]["value"] for item in values if item["field_name"] in OUR_FIELDS}
+
+
+def stage_hook(*lead_ids: int, status: int = QUALIFIED, at: int | None = None) -> bytes:
+    """Return the form with which Kommo tells of deals that entered a stage; `at` None: now."""
+    fields: dict[str, object] = {"account[subdomain]": "examplebakery", "account[id]": 30_900_001}
+    for index, lead_id in enumerate(lead_ids):
+        values = {
+            "id": lead_id,
+            "status_id": status,
+            "pipeline_id": PIPELINE,
+            "updated_at": int(time.time()) if at is None else at,
+        }
+        fields |= {f"leads[status][{index}][{name}]": value for name, value in values.items()}
+    return urlencode(fields).encode()
+
+
+def add_deals(town: Town, count: int, status: int = QUALIFIED) -> dict[int, str]:
+    """Add deals, each with a contact of its own; return the emails by deal."""
+    emails = [f"person{number}@burst.example" for number in range(count)]
+    contacts = [town.kommo.add_contact(f"Person {email}", [email]) for email in emails]
+    return {
+        town.kommo.add_deal(f"Deal of {email}", status, price=100, contact_ids=[contact]): email
+        for contact, email in zip(contacts, emails, strict=True)
+    }
+
+
+def at_once(calls: Iterable[Callable[[], Any]], connections: int) -> list[Any]:
+    """Make the calls from so many threads at once; return their results in order."""
+    with ThreadPoolExecutor(connections) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def journal_file(env: Mapping[str, str]) -> Path:
+    """Return where the journal lies."""
+    return Path(env["DATABASE_URL"].removeprefix("sqlite:///"))
+
+
+def rows(env: Mapping[str, str], query: str) -> list[tuple[Any, ...]]:
+    """Run one SQL statement on the journal, from outside; return its rows."""
+    with closing(sqlite3.connect(journal_file(env), timeout=10)) as connection, connection:
+        return connection.execute(query).fetchall()
+
+
+def pass_time(env: Mapping[str, str]) -> None:
+    """Let every pause, wait and lease of the journal be over, as if hours had passed."""
+    rows(env, "UPDATE jobs SET due_at = 0, lease_until = 0 WHERE state = 'pending'")
+    rows(env, "UPDATE lanes SET paused_until = 0")
+
+
 class Service:
     """The service as a process of its own under gunicorn, on a free port of loopback."""
 
@@ -56,6 +160,7 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
+        self.variables = variables
         self._log = log
         self._output = log.open("wb")
         self.process = subprocess.Popen(
@@ -101,17 +206,26 @@ class Service:
 
     def kill(self) -> None:
         """End it as a power cut would: master and workers at once."""
-        subprocess.run(["pkill", "-KILL", "-P", str(self.process.pid)], check=False)
-        self.process.kill()
+        self._let_go()
+        if self.process.poll() is not None:
+            return
+        asked = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, check=False)
+        self.process.kill()  # the master first: it would replace a dead worker
+        for worker in asked.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(worker), signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
         """Ask it to stop and wait for it."""
-        self._session.close()
+        self._let_go()
         if self.process.poll() is None:
             self.process.terminate()
             try:
                 self.process.wait(40)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+    def _let_go(self) -> None:
+        self._session.close()
         self._output.close()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
 import requests
 import structlog
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NewConnectionError
 
 from app.clients.errors import ApiError, Fault
 
@@ -22,6 +23,8 @@ CONNECT_SECONDS = 3.05
 READ_SECONDS = 10.0
 POOL_SIZE = 16
 WORDS_KEPT = 300  # of a vendor's error text
+RAW_WORDS_KEPT = 100  # of one that is not in the vendor's own form
+LONGEST_WAIT_SECONDS = 86400.0  # a vendor whose clock is wrong must not be left alone for weeks
 
 PASSING = frozenset({408, 423, 425, 429})
 LOCKED_OUT = frozenset({401, 402, 403})
@@ -29,10 +32,10 @@ LOCKED_OUT = frozenset({401, 402, 403})
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a vendor's error body says: its words, and the seconds it wants us to wait."""
+    """What a vendor's error body says: its words, and how long it wants us to wait, both as it wrote them."""
 
-    words: str = ""
-    retry_after: float | None = None
+    words: object = ""
+    retry_after: object = None
 
 
 class Http:
@@ -58,6 +61,7 @@ class Http:
         self._throttle = throttle
         self._timeout = (CONNECT_SECONDS, read_seconds)
         self._session = requests.Session()
+        self._secrets = [secret for value in headers.values() if (secret := value.removeprefix("Bearer "))]
         self._session.headers.update({"Accept": "application/json", "User-Agent": "kommo-relay", **headers})
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=POOL_SIZE))
@@ -66,7 +70,7 @@ class Http:
         """Close the pooled connections."""
         self._session.close()
 
-    def get(self, path: str, query: Sequence[tuple[str, object]] = ()) -> Any:
+    def get(self, path: str, query: Sequence[tuple[str, str | int]] = ()) -> Any:
         """Return the parsed answer of a GET, or None for 204."""
         return self._request("GET", path, query)
 
@@ -79,14 +83,15 @@ class Http:
         return self._request("PATCH", path, body=body)
 
     def _request(
-        self, method: str, path: str, query: Sequence[tuple[str, object]] = (), body: object = None
+        self, method: str, path: str, query: Sequence[tuple[str, str | int]] = (), body: object = None
     ) -> Any:
         self._throttle()
         began = time.monotonic()
         try:
             response = self._session.request(
                 method,
-                self._base_url + path + _query(query),
+                self._base_url + path,
+                params=list(query),
                 json=body,
                 timeout=self._timeout,
                 allow_redirects=False,
@@ -111,18 +116,19 @@ class Http:
         try:
             return response.json()
         except requests.JSONDecodeError as error:
-            if method != "GET":
+            if method != "GET" and not response.text.lstrip().startswith("<"):
                 return None  # done; no caller needs the words of a write's answer
+            # A page of HTML comes from a proxy or a maintenance page: nobody knows what became of a write.
             raise ApiError(
                 f"{self.vendor}: {method} {path} answered {response.status_code} with something that is not JSON: "
-                f"{response.text[:100]!r}",
+                f"{self._raw(response)!r}",
                 fault=Fault.PASSING,
                 status=response.status_code,
+                ambiguous=method != "GET",
             ) from error
 
     def _unanswered(self, error: requests.RequestException, method: str, path: str) -> ApiError:
-        # A connection that never came about has carried nothing; anything later may have.
-        unsent = isinstance(error, requests.ConnectTimeout) or "NewConnectionError" in repr(error)
+        unsent = _unsent(error)
         words = "no connection" if unsent else "no answer"
         if isinstance(error, requests.Timeout):
             words += " in time"
@@ -137,19 +143,39 @@ class Http:
         try:
             refusal = self._explain(response.json())
         except (requests.JSONDecodeError, LookupError, TypeError, AttributeError):
-            # Proxies and block pages answer in HTML, and words outside the vendor's envelope are words too.
-            refusal = Refusal(" ".join(response.text.split())[:100])
-        wait = refusal.retry_after
-        if wait is None:
-            wait = _retry_after(response.headers.get("Retry-After"))
+            refusal = Refusal()
+        # Proxies and block pages answer in HTML, and words outside the vendor's form are words too.
+        words = self._hide(refusal.words)[:WORDS_KEPT] if isinstance(refusal.words, str) else ""
+        wait = _seconds(refusal.retry_after)
         return ApiError(
-            f"{self.vendor}: {method} {path} answered {status}: {refusal.words[:WORDS_KEPT] or response.reason}",
+            f"{self.vendor}: {method} {path} answered {status}: {words or self._raw(response) or response.reason}",
             fault=_fault(status),
             status=status,
-            retry_after=wait,
+            retry_after=_seconds(response.headers.get("Retry-After")) if wait is None else wait,
             # A gateway's time-out says nothing of what happened behind it.
             ambiguous=status >= 500,
         )
+
+    def _raw(self, response: requests.Response) -> str:
+        return self._hide(" ".join(response.text.split()))[:RAW_WORDS_KEPT]
+
+    def _hide(self, words: str) -> str:
+        """Return a vendor's words without our keys, which a debug page may echo."""
+        for secret in self._secrets:
+            words = words.replace(secret, "***")
+        return words
+
+
+@contextmanager
+def understanding(vendor: str, what: str) -> Iterator[None]:
+    """Turn what goes wrong in reading an answer of an unexpected shape into ApiError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ApiError(
+            f"{vendor}: the answer to {what} has an unexpected shape ({type(error).__name__}: {error})",
+            fault=Fault.PASSING,
+        ) from error
 
 
 def _fault(status: int) -> Fault:
@@ -160,20 +186,22 @@ def _fault(status: int) -> Fault:
     return Fault.REFUSED
 
 
-def _query(pairs: Sequence[tuple[str, object]]) -> str:
-    """Return a query string whose keys keep their brackets: encoded, 250 ids would not fit a request line."""
-    return "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in pairs) if pairs else ""
+def _unsent(error: requests.RequestException) -> bool:
+    """Say whether no connection came about, so that it has carried nothing; anything later may have."""
+    if isinstance(error, requests.ConnectTimeout):
+        return True
+    cause = error.args[0] if error.args else None  # urllib3's, which names the reason
+    return isinstance(getattr(cause, "reason", None), NewConnectionError)
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header: a number, whole or not, or a date."""
-    if not header:
-        return None
+def _seconds(said: object) -> float | None:
+    """Return how long a vendor wants us to wait: it says a number, whole or not, or a date."""
+    text = str(said)
     try:
-        return max(0.0, float(header))
+        seconds = float(text)
     except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(0.0, seconds), LONGEST_WAIT_SECONDS)

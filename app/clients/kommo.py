@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from app.addresses import clean_email
-from app.clients.http import Http, Refusal
+from app.clients.errors import ApiError
+from app.clients.http import Http, Refusal, understanding
 from app.events import Company, Contact, Lead
 
+FILTERED = 50  # deals asked for in one call, where a page must hold all that stands on them
 PAGE = 250  # entities a page and a write at most: https://developers.kommo.com/docs/limitations
 
 
@@ -30,6 +33,16 @@ class NewNote:
 
     lead_id: int
     text: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """A task or a note that stands on a deal; `created_at` in Unix seconds."""
+
+    id: int
+    lead_id: int
+    text: str
+    created_at: float
 
 
 @dataclass(frozen=True)
@@ -57,15 +70,18 @@ class KommoClient:
     def leads(self, ids: Iterable[int]) -> dict[int, Lead]:
         """Return the deals with these ids, with their contacts; deleted and unknown ones are missing."""
         # Reference: https://developers.kommo.com/reference/leads-list
-        return {lead.id: lead for lead in map(_lead, self._by_id("leads", ids, ("with", "contacts")))}
+        with understanding("Kommo", "GET /leads"):
+            return {lead.id: lead for lead in map(_lead, self._by_id("leads", ids, ("with", "contacts")))}
 
     def contacts(self, ids: Iterable[int]) -> dict[int, Contact]:
         """Return the contacts with these ids; unknown ones are missing."""
-        return {contact.id: contact for contact in map(_contact, self._by_id("contacts", ids))}
+        with understanding("Kommo", "GET /contacts"):
+            return {contact.id: contact for contact in map(_contact, self._by_id("contacts", ids))}
 
     def companies(self, ids: Iterable[int]) -> dict[int, Company]:
         """Return the companies with these ids; unknown ones are missing."""
-        return {company.id: company for company in map(_company, self._by_id("companies", ids))}
+        with understanding("Kommo", "GET /companies"):
+            return {company.id: company for company in map(_company, self._by_id("companies", ids))}
 
     def contacts_by_email(self, email: str) -> list[Contact]:
         """Return the contacts that have exactly this email, with the ids of their deals.
@@ -73,12 +89,13 @@ class KommoClient:
         Kommo's `query` looks into every field and matches parts of words, so its hits are compared here.
         """
         # Reference: https://developers.kommo.com/reference/contacts-list
-        query = [("query", email), ("with", "leads"), ("limit", PAGE)]
-        found = map(_contact, self._pages("contacts", query))
-        return [contact for contact in found if email in contact.emails]
+        query: list[tuple[str, str | int]] = [("query", email), ("with", "leads"), ("limit", PAGE)]
+        with understanding("Kommo", "GET /contacts"):
+            found = map(_contact, self._pages("contacts", query))
+            return [contact for contact in found if email in contact.emails]
 
     def add_tasks(self, tasks: Sequence[NewTask]) -> list[int]:
-        """Add tasks to deals; return their ids, in order."""
+        """Add tasks to deals; return their ids, in order (0 if Kommo does not say it)."""
         # Reference: https://developers.kommo.com/reference/add-tasks
         items = [
             {
@@ -94,12 +111,35 @@ class KommoClient:
         return self._add("tasks", "tasks", items)
 
     def add_notes(self, notes: Sequence[NewNote]) -> list[int]:
-        """Add plain notes to deals; return their ids, in order."""
+        """Add plain notes to deals; return their ids, in order (0 if Kommo does not say it)."""
         # Reference: https://developers.kommo.com/reference/add-notes
         items = [
             {"entity_id": note.lead_id, "note_type": "common", "params": {"text": note.text}} for note in notes
         ]
         return self._add("leads/notes", "notes", items)
+
+    def tasks_of(self, lead_ids: Sequence[int]) -> list[Written]:
+        """Return the tasks of deals, open and completed, oldest first."""
+        # Reference: https://developers.kommo.com/reference/tasks-list
+        written = []
+        for start in range(0, len(lead_ids), FILTERED):
+            filters = [("filter[entity_id][]", lead_id) for lead_id in lead_ids[start : start + FILTERED]]
+            query: list[tuple[str, str | int]] = [("filter[entity_type]", "leads"), *filters, ("limit", PAGE)]
+            with understanding("Kommo", "GET /tasks"):
+                written += [_written(body, body.get("text")) for body in self._pages("tasks", query)]
+        return sorted(written, key=lambda entry: entry.id)
+
+    def notes_of(self, lead_ids: Sequence[int]) -> list[Written]:
+        """Return the plain notes of deals, oldest first: a call for each deal."""
+        # Reference: https://developers.kommo.com/reference/notes-by-entity-id
+        with understanding("Kommo", "GET /notes"):
+            written = [
+                _written(body, (body.get("params") or {}).get("text"))
+                for lead_id in lead_ids
+                for body in self._pages("notes", [("limit", PAGE)], path=f"/leads/{lead_id}/notes")
+                if body.get("note_type") == "common"
+            ]
+        return sorted(written, key=lambda entry: entry.id)
 
     def update_leads(self, changes: Sequence[Change]) -> None:
         """Change deals."""
@@ -111,33 +151,44 @@ class KommoClient:
         # Reference: https://developers.kommo.com/reference/update-contact
         self._http.patch("/contacts", [_change(change) for change in changes])
 
-    def _by_id(self, entity: str, ids: Iterable[int], *query: tuple[str, object]) -> Iterator[dict[str, Any]]:
+    def _by_id(self, entity: str, ids: Iterable[int], *query: tuple[str, str | int]) -> Iterator[dict[str, Any]]:
         wanted = sorted(set(ids))
         if len(wanted) == 1:
             # A read by id also finds what lists leave out: deals that are still incoming.
-            found = self._http.get(f"/{entity}/{wanted[0]}", query)
-            yield from [found] if found else []
-            return
+            try:
+                found = self._http.get(f"/{entity}/{wanted[0]}", query)
+            except ApiError as error:
+                # Unknown here, or the account has moved: the list, below, tells the one from the other.
+                if error.status != HTTPStatus.NOT_FOUND:
+                    raise
+            else:
+                yield from [found] if found else []
+                return
         for start in range(0, len(wanted), PAGE):
             filters = [("filter[id][]", wanted_id) for wanted_id in wanted[start : start + PAGE]]
             yield from self._pages(entity, [*filters, *query, ("limit", PAGE)])
 
-    def _pages(self, entity: str, query: Sequence[tuple[str, object]]) -> Iterator[dict[str, Any]]:
+    def _pages(
+        self, entity: str, query: Sequence[tuple[str, str | int]], path: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         page = 1
         while True:
-            answer = self._http.get(f"/{entity}", [*query, ("page", page)] if page > 1 else query)
+            answer = self._http.get(path or f"/{entity}", [*query, ("page", page)] if page > 1 else query)
             if not answer:  # 204: nothing (more)
                 return
             yield from answer["_embedded"][entity]
-            if not answer.get("_links", {}).get("next"):
+            if not (answer.get("_links") or {}).get("next"):
                 return
             page += 1
 
     def _add(self, path: str, entity: str, items: list[dict[str, Any]]) -> list[int]:
         # `request_id` comes back with each made entity; their order is not promised.
         numbered = [{**item, "request_id": str(number)} for number, item in enumerate(items)]
-        answer = self._http.post(f"/{path}", numbered) or {}
-        made = {item.get("request_id"): item["id"] for item in answer.get("_embedded", {}).get(entity, [])}
+        answer = self._http.post(f"/{path}", numbered)
+        try:
+            made = {str(item["request_id"]): int(item["id"]) for item in answer["_embedded"][entity]}
+        except (LookupError, TypeError, ValueError):
+            made = {}  # they are there all the same: asking again would add them twice
         return [made.get(str(number), 0) for number in range(len(items))]
 
 
@@ -146,8 +197,7 @@ def _explain(body: Any) -> Refusal:
     for entity in body.get("validation-errors", []):
         for error in entity.get("errors", []):
             words += f"; {error.get('path', '')}: {error.get('detail', '')} ({error.get('code', '')})"
-    wait = body.get("retry_after")
-    return Refusal(words, float(wait) if isinstance(wait, int | float) else None)
+    return Refusal(words, body.get("retry_after"))
 
 
 def _change(change: Change) -> dict[str, Any]:
@@ -162,6 +212,10 @@ def _change(change: Change) -> dict[str, Any]:
     if change.remove_tags:
         body["tags_to_delete"] = [{"name": name} for name in change.remove_tags]
     return body
+
+
+def _written(body: dict[str, Any], text: Any) -> Written:
+    return Written(body["id"], body["entity_id"], str(text or ""), body.get("created_at") or 0)
 
 
 def _embedded(entity: dict[str, Any], name: str) -> list[dict[str, Any]]:

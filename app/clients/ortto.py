@@ -54,15 +54,21 @@ class OrttoClient:
             for activity in activities
         ]
         body = {"activities": items, "merge_by": MERGE_BY, "merge_strategy": OVERWRITE}
-        answer = self._http.post("/activities/create", body) or {}
-        said = answer.get("activities") or []
-        if len(said) != len(items):
-            return [""] * len(items)
-        return [item.get("error") or item["status"] if item.get("status") in REFUSALS else "" for item in said]
+        answer = self._http.post("/activities/create", body)
+        said = answer.get("activities") if isinstance(answer, dict) else None
+        if not isinstance(said, list) or len(said) != len(items):
+            return [""] * len(items)  # taken; nothing is said of the single ones
+        return [_refusal(item) for item in said]
+
+
+def _refusal(item: Any) -> str:
+    """Return why an activity was refused, or "" if it was taken."""
+    status = item.get("status") if isinstance(item, dict) else None
+    return str(item.get("error") or status) if status in REFUSALS else ""
 
 
 def _explain(body: Any) -> Refusal:
     error = body["error"]  # text, or an object for 429
     if isinstance(error, str):
         return Refusal(error)
-    return Refusal(error.get("message", ""), error.get("try-in-seconds"))
+    return Refusal(error.get("message"), error.get("try-in-seconds"))

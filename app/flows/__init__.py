@@ -21,6 +21,9 @@ class StepStore(Protocol):
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
         """Claim a cooldown for a job; False if another job holds it."""
 
+    def notes_of(self, order_key: str) -> set[str]:
+        """Return what vendors said of all finished steps of a key."""
+
 
 class Ledger:
     """The steps of a batch: begun before they are taken, ticked off after, each change on disk at once.
@@ -52,6 +55,16 @@ class Ledger:
         self._write(
             [(job, name, Step(finished=True, note=note)) for (job, name), note in zip(steps, words, strict=True)]
         )
+
+    def forget(self, steps: Sequence[tuple[Job, str]]) -> None:
+        """Take back the intent of steps that certainly did not happen."""
+        for job, name in steps:
+            self._steps[job.id].pop(name, None)
+        self._store.write_steps({job.id: self._steps[job.id] for job, _ in steps})
+
+    def notes_of(self, order_key: str) -> set[str]:
+        """Return what vendors said of all finished steps of a key, in all its jobs."""
+        return self._store.notes_of(order_key)
 
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
         """Claim a cooldown for a job; False if another job holds it."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.clients.errors import ApiError
-from app.clients.kommo import Change, KommoClient, NewNote, NewTask
+from app.clients.kommo import Change, KommoClient, NewNote, NewTask, Written
 from app.events import DONE, HELD, Action, Contact, Job, Lead, Response
 from app.flows import Ledger, Result, deliver, keep_order
 
+CLOCKS_APART_SECONDS = 300  # how far Kommo's clock and ours may differ
 WRITES_A_CALL = 50  # Kommo takes 250 and recommends 50 or fewer
 
 
@@ -82,7 +83,12 @@ class EmailActivityFlow:
             )
             (free if claimed else late).append(item)
         ledger.finish([item.step for item in late], ["none: the deal has had one within the cooldown"] * len(late))
-        return self._add(free, ledger, lambda part: self._kommo.add_tasks([self._task(item) for item in part]))
+        return self._add(
+            free,
+            ledger,
+            lambda part: self._kommo.add_tasks([self._task(item) for item in part]),
+            self._kommo.tasks_of,
+        )
 
     def _task(self, item: Todo) -> NewTask:
         action = item.action
@@ -94,12 +100,24 @@ class EmailActivityFlow:
             todo,
             ledger,
             lambda part: self._kommo.add_notes([NewNote(item.lead_id, item.action.text) for item in part]),
+            self._kommo.notes_of,
         )
 
     def _add(
-        self, todo: Sequence[Todo], ledger: Ledger, add: Callable[[Sequence[Todo]], Sequence[int]]
+        self,
+        todo: Sequence[Todo],
+        ledger: Ledger,
+        add: Callable[[Sequence[Todo]], Sequence[int]],
+        read: Callable[[Sequence[int]], Sequence[Written]],
     ) -> dict[int, Result]:
-        """Add what Kommo would add again if asked again: begun before, ticked off with its id after each call."""
+        """Add what Kommo would add again if asked again: begun before, ticked off with its id after each call.
+
+        What an earlier attempt began, and never learned the end of, is first looked for at Kommo.
+        """
+        try:
+            todo = self._without_found(todo, ledger, read)
+        except ApiError as error:
+            return {item.job.id: error for item in todo}
         ids = ledger.begin([item.step for item in todo])
         ours = [item for item in todo if item.job.id in ids]
 
@@ -108,8 +126,35 @@ class EmailActivityFlow:
             ledger.finish([item.step for item in part], [str(entity_id) for entity_id in made])
 
         errors = deliver(ours, call, WRITES_A_CALL)
+        ledger.forget(
+            [item.step for item, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
+        )
         lost: dict[int, Result] = {item.job.id: HELD for item in todo if item.job.id not in ids}
         return lost | _failures(ours, errors)
+
+    @staticmethod
+    def _without_found(
+        todo: Sequence[Todo], ledger: Ledger, read: Callable[[Sequence[int]], Sequence[Written]]
+    ) -> list[Todo]:
+        """Tick off what turns out to have been written, and return the rest. Raises ApiError."""
+        doubtful = [item for item in todo if ledger.begun(*item.step)]
+        if not doubtful:
+            return list(todo)
+        known: set[str] = set()
+        for key in {item.job.order_key for item in doubtful}:
+            known |= ledger.notes_of(key)
+        # Oldest first, and each stands for one step only: several clicks may have made notes of the same words.
+        written = [
+            entry for entry in read(sorted({item.lead_id for item in doubtful})) if str(entry.id) not in known
+        ]
+        found: list[tuple[Todo, str]] = []
+        for item in doubtful:
+            match = next((entry for entry in written if _is_of(entry, item)), None)
+            if match:
+                written.remove(match)
+                found.append((item, str(match.id)))
+        ledger.finish([item.step for item, _ in found], [entity_id for _, entity_id in found])
+        return [item for item in todo if not ledger.finished(*item.step)]
 
     def _lead_changes(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
         return self._change(todo, ledger, _lead_id, self._kommo.leads, self._kommo.update_leads)
@@ -144,6 +189,14 @@ class EmailActivityFlow:
             ["" if target(item) in entities else "none: it is gone from Kommo" for item in done],
         )
         return _failures(todo, failed)
+
+
+def _is_of(entry: Written, item: Todo) -> bool:
+    """Say whether something on a deal is what an action would have written."""
+    since = item.job.created_at - CLOCKS_APART_SECONDS
+    # Kommo trims texts.
+    same = entry.lead_id == item.lead_id and entry.text.strip() == item.action.text.strip()
+    return same and entry.created_at >= since
 
 
 def _todo(job: Job) -> list[Todo]:

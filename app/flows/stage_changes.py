@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import structlog
+
 from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person
 from app.clients.errors import ApiError
 from app.clients.kommo import KommoClient
 from app.clients.ortto import ACTIVITIES_A_CALL, Activity, OrttoClient
-from app.events import DONE, HELD, Job, Lane, StageNews
+from app.events import DONE, HELD, Job, Lane, Outcome, StageNews, State, skipped
 from app.flows import Ledger, Result, deliver, keep_order, must_wait
 from app.mapping import Rules
 
@@ -20,6 +22,9 @@ FRESH_SECONDS = 10.0  # a deal read longer ago is read again before its person i
 EVENTS_AT_ONCE = 8  # Encharge takes one event a call
 
 PERSON, EVENT = "person", "event"  # steps
+SENT_AGAIN = "sent again after an attempt without an answer: Encharge may have the event twice"
+
+log = structlog.get_logger("relay.flows")
 
 
 class CurrentStages:
@@ -49,23 +54,27 @@ class CurrentStages:
 class EnchargeFlow:
     """Upserts persons in one call, then records events, those of one deal in their order."""
 
-    def __init__(self, client: EnchargeClient, stages: CurrentStages, *, by_tag: bool) -> None:
+    def __init__(
+        self, client: EnchargeClient, stages: CurrentStages, *, by_tag: bool = False, latest_only: bool = False
+    ) -> None:
         self._client = client
         self._stages = stages
         self._by_tag = by_tag
+        self._latest_only = latest_only
         self._pool = ThreadPoolExecutor(EVENTS_AT_ONCE, thread_name_prefix="encharge-events")
 
     def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
         """Carry out a batch: all persons, then the events of those whose person was taken."""
+        skips, batch = superseded(batch, ledger) if self._latest_only else ({}, batch)
         try:
             news = self._stages.refresh(batch, Lane.ENCHARGE)
         except ApiError as error:
-            return dict.fromkeys((job.id for job in batch), error)
+            return skips | dict.fromkeys((job.id for job in batch), error)
         failed = self._upsert(batch, news, ledger)
         by_deal: dict[str, list[Job]] = defaultdict(list)
         for job in batch:
             by_deal[job.order_key].append(job)
-        results: dict[int, Result] = {}
+        results = skips
         for part in self._pool.map(lambda jobs: self._track(jobs, news, failed, ledger), by_deal.values()):
             results |= part
         return results
@@ -96,6 +105,7 @@ class EnchargeFlow:
     def _track_one(self, job: Job, news: StageNews, ledger: Ledger) -> Result:
         if ledger.finished(job, EVENT):
             return DONE
+        again = ledger.begun(job, EVENT)
         if not ledger.begin([(job, EVENT)]):
             return HELD
         try:
@@ -104,24 +114,33 @@ class EnchargeFlow:
             else:
                 self._client.track(email=news.email, event=news.event, properties=_properties(news))
         except ApiError as error:
+            if not error.ambiguous:
+                ledger.forget([(job, EVENT)])
             return error
-        ledger.finish([(job, EVENT)])
-        return DONE
+        if not again or self._by_tag:
+            ledger.finish([(job, EVENT)])
+            return DONE
+        # Encharge has no way to look an event up, nor a key to tell repeats by.
+        log.warning("possible duplicate", lane=job.lane, event_id=job.event.id, key=job.order_key)
+        ledger.finish([(job, EVENT)], [SENT_AGAIN])
+        return Outcome(State.DONE, SENT_AGAIN)
 
 
 class OrttoFlow:
     """Records activities, which carry their persons, in one call for a batch."""
 
-    def __init__(self, client: OrttoClient, stages: CurrentStages) -> None:
+    def __init__(self, client: OrttoClient, stages: CurrentStages, *, latest_only: bool = False) -> None:
         self._client = client
         self._stages = stages
+        self._latest_only = latest_only
 
     def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
         """Carry out a batch; Ortto tells repeats by their key."""
+        skips, batch = superseded(batch, ledger) if self._latest_only else ({}, batch)
         try:
             news = self._stages.refresh(batch, Lane.ORTTO)
         except ApiError as error:
-            return dict.fromkeys((job.id for job in batch), error)
+            return skips | dict.fromkeys((job.id for job in batch), error)
         results: dict[int, Result] = dict.fromkeys((job.id for job in batch), HELD)
         results |= {job.id: DONE for job in batch if ledger.finished(job, EVENT)}
         ids = ledger.begin([(job, EVENT) for job in batch if not ledger.finished(job, EVENT)])
@@ -130,7 +149,21 @@ class OrttoFlow:
         errors = deliver(activities, self._client.create_activities, ACTIVITIES_A_CALL)
         results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
         ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE])
-        return keep_order(batch, results)
+        return skips | keep_order(batch, results)
+
+
+def superseded(batch: Sequence[Job], ledger: Ledger) -> tuple[dict[int, Result], list[Job]]:
+    """Skip the jobs for which a later one of their deal stands; return those skips, and the jobs that are left.
+
+    An event that may have been sent is not skipped: its attempt is brought to its end.
+    """
+    latest = {job.order_key: job for job in batch}
+    skips: dict[int, Result] = {
+        job.id: skipped(f"only the latest stage is sent: event {latest[job.order_key].event.id} stands for it")
+        for job in batch
+        if job is not latest[job.order_key] and not ledger.finished(job, EVENT) and not ledger.begun(job, EVENT)
+    }
+    return skips, [job for job in batch if job.id not in skips]
 
 
 def _news(job: Job) -> StageNews:

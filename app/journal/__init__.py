@@ -1,6 +1,16 @@
 """The journal: the only SQL of the service."""
 
 from app.journal.errors import JournalError
+from app.journal.history import EventStory, JobStory, Search
 from app.journal.store import Journal, Pause, Recorded, Settlement
 
-__all__ = ["Journal", "JournalError", "Pause", "Recorded", "Settlement"]
+__all__ = [
+    "EventStory",
+    "JobStory",
+    "Journal",
+    "JournalError",
+    "Pause",
+    "Recorded",
+    "Search",
+    "Settlement",
+]

@@ -8,59 +8,32 @@ import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    RowMapping,
-    and_,
-    delete,
-    func,
-    literal_column,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.events import (
-    Context,
-    EmailActivity,
-    Event,
-    Job,
-    Kind,
-    Lane,
-    Outcome,
-    Owed,
-    Response,
-    Source,
-    StageChange,
-    StageNews,
-    State,
-    Step,
-    Webhook,
-)
-from app.journal import schema
+from app.events import Event, Job, Lane, Outcome, State, Step, Webhook
+from app.journal import history, schema
+from app.journal import statements as sql
 from app.journal.errors import JournalError
-from app.journal.tables import cooldowns, events, jobs, lanes, webhooks
+from app.journal.history import EventStory, Search
+from app.journal.rows import (
+    context_text,
+    event_row,
+    first_job_row,
+    job_row,
+    read_job,
+    read_steps,
+    steps_text,
+    webhook_row,
+)
+from app.journal.tables import cooldowns, events, jobs, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
 
-T = TypeVar("T")
-
 LEASE_SECONDS = 60.0
-
-# Spelled out, not bound: SQLite uses a partial index only for a literal condition.
-PENDING: ColumnElement[str] = literal_column("'pending'")
-
-_stage_change = TypeAdapter(StageChange)
-_email_activity = TypeAdapter(EmailActivity)
-_context = TypeAdapter(Context)
-_steps = TypeAdapter(dict[str, Step])
-_news = TypeAdapter(StageNews)
-_response = TypeAdapter(Response)
+BOOKED_AHEAD_SECONDS = 60.0
+PURGE_LIMIT = 5_000  # events a transaction
 
 
 @dataclass(frozen=True)
@@ -102,6 +75,7 @@ class Journal:
     def __init__(self, url: str) -> None:
         self._engine, self._reader = schema.open_engines(url)
         schema.upgrade(self._engine)
+        self._upserts = sql.Upserts(self._engine.dialect.name)
         self._writer = Writer(self._engine)
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
@@ -111,7 +85,7 @@ class Journal:
         self._engine.dispose()
         self._reader.dispose()
 
-    # -- webhooks in ----------------------------------------------------------------------------------------
+    # -- webhooks in --
 
     def record(
         self,
@@ -133,75 +107,50 @@ class Journal:
             recorded = []
             for event, refusal in found:
                 first = _repeated(connection, event, now)
-                if first is None:
-                    webhook_id = webhook_id or _insert_webhook(connection, webhook, now)
-                    event_id = _insert_event(connection, event, webhook_id, now)
-                    _insert_job(connection, event_id, Lane.RESOLVE, event.order_key, now, refusal=refusal)
-                    recorded.append(Recorded(replace(event, id=event_id, received_at=now), refused=refusal or ""))
-                else:
+                if first is not None:
                     recorded.append(Recorded(replace(event, id=first), duplicate=True))
+                    continue
+                if webhook_id is None:
+                    webhook_id = connection.execute(sql.ADD_WEBHOOK, webhook_row(webhook, now)).scalar_one()
+                event_id = self._add_event(connection, event, webhook_id, now)
+                connection.execute(sql.ADD_JOB, first_job_row(event_id, event.order_key, refusal, now))
+                recorded.append(Recorded(replace(event, id=event_id, received_at=now), refused=refusal or ""))
             return recorded
 
-        return self._writer.run(work, committed=committed, seconds=seconds)
+        return self._writer.run("record", work, committed=committed, seconds=seconds)
 
-    # -- jobs -----------------------------------------------------------------------------------------------
+    # -- jobs --
 
-    def claim(self, lane: Lane, vendor: str, limit: int, *, now: float) -> list[Job]:
+    def claim(self, lane: Lane, vendor: str, limit: int, *, now: float, take_over: bool = True) -> list[Job]:
         """Lease the oldest due jobs of a lane, in order; none while its vendor is paused.
 
         A job that waits, or that another process holds, keeps back the later ones of its key and nothing else.
+        `take_over`: whether a lease that has run out by the clock may be taken for one.
         """
+        due = {"lane_": lane.value, "now": now, "lease_now": now if take_over else 0.0, "limit": limit}
 
         def work(connection: Connection) -> list[Job]:
-            if self._paused(connection, vendor, now):
+            paused_until = connection.execute(sql.PAUSED_UNTIL, {"vendor_": vendor}).scalar()
+            if paused_until and paused_until > now:
                 return []
-            earlier = jobs.alias()
-            blocked = (
-                select(earlier.c.id)
-                .where(
-                    earlier.c.lane == jobs.c.lane,
-                    earlier.c.order_key == jobs.c.order_key,
-                    earlier.c.state == PENDING,
-                    earlier.c.id < jobs.c.id,
-                    or_(earlier.c.due_at > now, earlier.c.lease_until > now),
-                )
-                .exists()
-            )
-            rows = connection.execute(
-                select(jobs, *_EVENT_COLUMNS)
-                .join(events, events.c.id == jobs.c.event_id)
-                .where(
-                    jobs.c.lane == lane.value,
-                    jobs.c.state == PENDING,
-                    jobs.c.due_at <= now,
-                    jobs.c.lease_until <= now,
-                    ~blocked,
-                )
-                .order_by(jobs.c.id)
-                .limit(limit)
-            ).mappings()
-            claimed = [_job(row) for row in rows]
+            rows = connection.execute(sql.CLAIMABLE, due).mappings()
+            claimed = [read_job(row) for row in rows]
             if claimed:
-                connection.execute(
-                    update(jobs)
-                    .where(jobs.c.id.in_([job.id for job in claimed]))
-                    .values(owner=self.owner, lease_until=now + LEASE_SECONDS)
-                )
+                until = now + LEASE_SECONDS
+                leases = [{"job_id": job.id, "holder": self.owner, "until_": until} for job in claimed]
+                connection.execute(sql.LEASE, leases)
             return claimed
 
-        if not self._read(lambda connection: _anything_due(connection, lane, now)):
+        # A look costs little; taking the write lock for nothing would slow everybody.
+        if self._scalar(sql.ANYTHING_DUE, {"lane_": lane.value, "now": now}) is None:
             return []
-        return self._writer.run(work)
+        return self._writer.run("claim", work)
 
     def renew(self, claimed: Iterable[Job], *, now: float) -> None:
         """Extend the leases of jobs that are still being carried out."""
-        ids = [job.id for job in claimed]
-        if ids:
-            self._writer.run(
-                lambda connection: connection.execute(
-                    update(jobs).where(self._mine(ids)).values(lease_until=now + LEASE_SECONDS)
-                )
-            )
+        leases = [{"job_id": job.id, "holder": self.owner, "until_": now + LEASE_SECONDS} for job in claimed]
+        if leases:
+            self._writer.run("renew", lambda connection: connection.execute(sql.RENEW, leases))
 
     def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
         """Write the steps of jobs, by job id; return the ids of the jobs that are still ours."""
@@ -211,82 +160,68 @@ class Journal:
                 job_id
                 for job_id, steps in ledgers.items()
                 if connection.execute(
-                    update(jobs).where(self._mine([job_id])).values(steps=_steps.dump_json(dict(steps)).decode())
+                    sql.WRITE_STEPS, {"job_id": job_id, "holder": self.owner, "steps_": steps_text(steps)}
                 ).rowcount
             }
 
-        return self._writer.run(work)
+        return self._writer.run("write_steps", work)
 
     def settle(self, settlements: Sequence[Settlement], *, now: float) -> list[Settlement]:
         """Write how jobs ended, with what follows from them; return those that were still ours to settle."""
 
         def work(connection: Connection) -> list[Settlement]:
-            settled = []
-            for settlement in settlements:
-                if not self._settle(connection, settlement, now):
-                    continue
-                settled.append(settlement)
-                event, outcome = settlement.job.event, settlement.outcome
-                if outcome.context is not None:
-                    connection.execute(
-                        update(events)
-                        .where(events.c.id == event.id)
-                        .values(context=_context.dump_json(outcome.context).decode())
-                    )
-                for owed in outcome.owed:
-                    _insert_job(connection, event.id, owed.lane, owed.order_key, now, owed=owed)
-                if outcome.state == State.DEAD:
-                    # A task that was refused must not keep the deal from getting one.
-                    connection.execute(delete(cooldowns).where(cooldowns.c.holder == _holder(settlement.job)))
-            return settled
+            return [settlement for settlement in settlements if self._settle(connection, settlement, now)]
 
-        return self._writer.run(work)
+        return self._writer.run("settle", work)
 
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
         """Claim a cooldown for a job; False if another job holds it and its time is not over."""
+        claim = {"key": key, "holder": _holder(job), "until": now + seconds, "now": now}
 
         def work(connection: Connection) -> bool:
-            held = insert(cooldowns).values(key=key, holder=_holder(job), until=now + seconds)
-            taken = connection.execute(
-                held.on_conflict_do_update(
-                    index_elements=[cooldowns.c.key],
-                    set_={"holder": held.excluded.holder, "until": held.excluded.until},
-                    where=or_(cooldowns.c.until <= now, cooldowns.c.holder == _holder(job)),
-                )
-            )
-            return taken.rowcount == 1
+            return connection.execute(self._upserts.claim_cooldown, claim).rowcount == 1
 
-        return self._writer.run(work)
+        return self._writer.run("claim_cooldown", work)
+
+    def notes_of(self, order_key: str) -> set[str]:
+        """Return what vendors said of all finished steps of a key, in all its jobs."""
+        rows = self._read(lambda connection: connection.scalars(sql.STEPS_OF_KEY, {"order_key_": order_key}).all())
+        return {step.note for row in rows for step in read_steps(row).values() if step.note}
+
+    def release(self) -> None:
+        """Let go of every job this process holds, so that others need not wait for its leases to end."""
+        self._writer.run("release", lambda connection: connection.execute(sql.RELEASE, {"holder": self.owner}))
+
+    def hurry(self, lane: Lane, *, now: float) -> None:
+        """Make the jobs of a lane due that wait for another attempt: their vendor is back."""
+        self._writer.run(
+            "hurry", lambda connection: connection.execute(sql.HURRY, {"lane_": lane.value, "now": now})
+        )
+
+    def clock_was_set_back(self, *, now: float, longest_pause: float) -> None:
+        """Bring times that now lie in the future back to where they were meant to be."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(sql.DUE_AT_ONCE, {"now": now})
+            connection.execute(sql.SHORTEN_PAUSES, {"until_": now + longest_pause})
+
+        self._writer.run("clock_was_set_back", work)
 
     def next_due(self, lane: Lane) -> float | None:
         """Return when the next job of a lane is due or its lease ends, or None if none is owed."""
-        due = select(func.min(_later(jobs.c.due_at, jobs.c.lease_until)))
-        owed = due.where(jobs.c.lane == lane.value, jobs.c.state == PENDING)
-        at: float | None = self._read(lambda connection: connection.execute(owed).scalar())
+        at: float | None = self._scalar(sql.NEXT_DUE, {"lane_": lane.value})
         return at
 
-    # -- vendors --------------------------------------------------------------------------------------------
+    # -- vendors --
 
     def pause(self, vendor: str, until: float, reason: str) -> None:
         """Leave a vendor alone until a time, in all processes; never shortens a pause."""
-
-        def work(connection: Connection) -> None:
-            made = insert(lanes).values(vendor=vendor, paused_until=until, reason=reason)
-            connection.execute(
-                made.on_conflict_do_update(
-                    index_elements=[lanes.c.vendor],
-                    set_={"paused_until": made.excluded.paused_until, "reason": made.excluded.reason},
-                    where=lanes.c.paused_until < until,
-                )
-            )
-
-        self._writer.run(work)
+        pause = {"vendor": vendor, "paused_until": until, "reason": reason}
+        self._writer.run("pause", lambda connection: connection.execute(self._upserts.pause, pause))
 
     def pauses(self, *, now: float) -> dict[str, Pause]:
         """Return the vendors that are paused now."""
-        rows = self._read(
-            lambda connection: connection.execute(select(lanes).where(lanes.c.paused_until > now)).mappings().all()
-        )
+        rows = self._read(lambda connection: connection.execute(sql.PAUSES, {"now": now}).mappings().all())
         return {row["vendor"]: Pause(row["paused_until"], row["reason"]) for row in rows}
 
     def let_go(self, vendor: str, per_second: float, *, now: float) -> float:
@@ -299,39 +234,47 @@ class Journal:
         window = count / per_second * 1.05
 
         def work(connection: Connection) -> float:
-            text = connection.scalar(select(lanes.c.calls).where(lanes.c.vendor == vendor))
-            calls: list[float] = json.loads(text or "[]")
-            at = max(now, calls[0] + window) if len(calls) == count else now
+            text = connection.execute(sql.CALLS, {"vendor_": vendor}).scalar()
+            # What is booked further ahead was booked before the clock was set back.
+            calls = [at for at in json.loads(text or "[]") if at < now + BOOKED_AHEAD_SECONDS]
+            at = max(now, calls[-count] + window) if len(calls) >= count else now
             kept = json.dumps([*calls, at][-count:])
-            made = insert(lanes).values(vendor=vendor, calls=kept)
-            connection.execute(
-                made.on_conflict_do_update(index_elements=[lanes.c.vendor], set_={"calls": made.excluded.calls})
-            )
+            connection.execute(self._upserts.set_calls, {"vendor": vendor, "calls": kept})
             return at
 
-        return self._writer.run(work)
+        return self._writer.run("let_go", work)
 
-    # -- looking --------------------------------------------------------------------------------------------
+    # -- looking --
 
     def check(self, *, seconds: float = WRITE_SECONDS) -> None:
         """Take and release the write lock; raises JournalError if the journal cannot be written."""
         self._writer.run(
-            lambda connection: connection.execute(update(lanes).where(lanes.c.vendor == "").values(reason="")),
-            seconds=seconds,
+            "check", lambda connection: connection.execute(sql.RELEASE, {"holder": ""}), seconds=seconds
         )
 
     def oldest_due(self, *, now: float) -> float | None:
         """Return since when the longest waiting due job has been waiting, or None."""
         every_lane = jobs.c.lane.in_([lane.value for lane in Lane])
-        owed = select(func.min(jobs.c.due_at)).where(every_lane, jobs.c.state == PENDING, jobs.c.due_at <= now)
-        at: float | None = self._read(lambda connection: connection.execute(owed).scalar())
+        owed = select(func.min(jobs.c.due_at)).where(every_lane, sql.OWED, jobs.c.due_at <= now)
+        at: float | None = self._scalar(owed, {})
         return at
+
+    def find(self, search: Search) -> list[EventStory]:
+        """Return the newest events that fit, newest first, with how their jobs stand."""
+        found: list[EventStory] = self._read(lambda connection: history.find(connection, search))
+        return found
+
+    def take_up_again(self, event_ids: Sequence[int], *, now: float) -> int:
+        """Make dead and skipped jobs of events due again, keeping what they have done; return how many."""
+        return self._writer.run(
+            "take_up_again", lambda connection: history.take_up_again(connection, event_ids, now)
+        )
 
     def purge(self, before: float) -> int:
         """Forget events received before a time, except those that still owe something; return how many."""
 
         def work(connection: Connection) -> int:
-            unfinished = select(jobs.c.event_id).where(jobs.c.state == PENDING)
+            unfinished = select(jobs.c.event_id).where(sql.OWED)
             old = select(events.c.id).where(events.c.received_at < before, events.c.id.not_in(unfinished))
             ids = list(connection.scalars(old.limit(PURGE_LIMIT)))
             connection.execute(delete(jobs).where(jobs.c.event_id.in_(ids)))
@@ -345,9 +288,9 @@ class Journal:
             connection.execute(delete(cooldowns).where(cooldowns.c.until < before))
             return len(ids)
 
-        return self._writer.run(work)
+        return self._writer.run("purge", work)
 
-    # -- inside ---------------------------------------------------------------------------------------------
+    # -- inside --
 
     def _read(self, query: Callable[[Connection], Any]) -> Any:
         try:
@@ -356,63 +299,57 @@ class Journal:
         except SQLAlchemyError as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
-    def _mine(self, ids: Sequence[int]) -> Any:
-        return and_(jobs.c.id.in_(ids), jobs.c.owner == self.owner, jobs.c.state == PENDING)
+    def _scalar(self, statement: Any, parameters: Mapping[str, object]) -> Any:
+        return self._read(lambda connection: connection.execute(statement, parameters).scalar())
 
-    @staticmethod
-    def _paused(connection: Connection, vendor: str, now: float) -> bool:
-        until = connection.scalar(select(lanes.c.paused_until).where(lanes.c.vendor == vendor))
-        return bool(until and until > now)
+    def _add_event(self, connection: Connection, event: Event, webhook_id: int, now: float) -> int:
+        event_id: int = connection.execute(sql.ADD_EVENT, event_row(event, webhook_id, now)).scalar_one()
+        if event.repeat is not None:
+            latest = {
+                "key": _scope(event.repeat.scope),
+                "holder": f"{event_id} {event.repeat.fingerprint}",
+                "until": now,
+            }
+            connection.execute(self._upserts.set_scope, latest)
+        return event_id
 
     def _settle(self, connection: Connection, settlement: Settlement, now: float) -> bool:
-        """Write one settlement; False if the lease was lost to another process (fencing)."""
+        """Write one settlement and what follows; False if the lease was lost to another process (fencing)."""
         job, outcome = settlement.job, settlement.outcome
-        values: dict[str, Any] = {"owner": None, "lease_until": 0.0, "reason": outcome.reason}
+        ours = {"job_id": job.id, "holder": self.owner, "reason_": outcome.reason}
         if outcome.state == State.PENDING:
-            values |= {"due_at": settlement.due_at, "attempts": job.attempts + settlement.failed}
-        else:
-            values |= {"state": outcome.state.value, "settled_at": now}
-        return bool(connection.execute(update(jobs).where(self._mine([job.id])).values(**values)).rowcount)
-
-
-PURGE_LIMIT = 5_000
-
-_EVENT_COLUMNS = (
-    events.c.source,
-    events.c.kind,
-    events.c.dedupe_key,
-    events.c.order_key.label("event_order_key"),
-    events.c.occurred_at,
-    events.c.received_at,
-    events.c.data,
-)
+            again = {"due_at_": settlement.due_at, "failures": int(settlement.failed)}
+            return bool(connection.execute(sql.TRY_AGAIN, ours | again).rowcount)
+        if not connection.execute(sql.END, ours | {"state_": outcome.state.value, "settled_at_": now}).rowcount:
+            return False
+        if outcome.context is not None:
+            context = {"event_id_": job.event.id, "context_": context_text(outcome.context)}
+            connection.execute(sql.SET_CONTEXT, context)
+        for owed in outcome.owed:
+            connection.execute(sql.ADD_JOB, job_row(job.event.id, owed, now))
+        if outcome.state == State.DEAD:
+            # A task that was refused must not keep the deal from getting one.
+            connection.execute(sql.FREE_COOLDOWN, {"holder_": _holder(job)})
+        return True
 
 
 def _holder(job: Job) -> str:
     return f"job:{job.id}"
 
 
-def _later(one: Any, other: Any) -> Any:
-    """Return the greater of two columns (SQLite and PostgreSQL spell it differently)."""
-    return func.max(one, other)
-
-
-def _anything_due(connection: Connection, lane: Lane, now: float) -> bool:
-    due = select(jobs.c.id).where(jobs.c.lane == lane.value, jobs.c.state == PENDING, jobs.c.due_at <= now)
-    return connection.scalar(due.limit(1)) is not None
+def _scope(scope: str) -> str:
+    return f"repeat:{scope}"
 
 
 def _repeated(connection: Connection, event: Event, now: float) -> int | None:
     """Return the id of the event that this one repeats, or None."""
     if event.dedupe_key:
-        found = connection.scalar(select(events.c.id).where(events.c.dedupe_key == event.dedupe_key))
+        found: int | None = connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar()
         if found is not None:
-            return int(found)
+            return found
     if event.repeat is None:
         return None
-    latest = connection.execute(
-        select(cooldowns.c.holder, cooldowns.c.until).where(cooldowns.c.key == f"repeat:{event.repeat.scope}")
-    ).first()
+    latest = connection.execute(sql.LATEST_OF_SCOPE, {"key_": _scope(event.repeat.scope)}).first()
     if latest is None:
         return None
     event_id, fingerprint = latest.holder.split(" ", 1)
@@ -420,87 +357,3 @@ def _repeated(connection: Connection, event: Event, now: float) -> int | None:
     if fingerprint == event.repeat.fingerprint and latest.until + event.repeat.seconds > now:
         return int(event_id)
     return None
-
-
-def _insert_webhook(connection: Connection, webhook: Webhook, now: float) -> int:
-    made = insert(webhooks).values(
-        source=webhook.source.value, content_type=webhook.content_type, body=webhook.body, received_at=now
-    )
-    return int(connection.execute(made.returning(webhooks.c.id)).scalar_one())
-
-
-def _insert_event(connection: Connection, event: Event, webhook_id: int, now: float) -> int:
-    adapter: TypeAdapter[Any] = _stage_change if isinstance(event.data, StageChange) else _email_activity
-    made = insert(events).values(
-        webhook_id=webhook_id,
-        source=event.source.value,
-        kind=event.kind.value,
-        dedupe_key=event.dedupe_key or f"once:{uuid.uuid4().hex}",
-        order_key=event.order_key,
-        occurred_at=event.occurred_at,
-        received_at=now,
-        data=adapter.dump_json(event.data).decode(),
-    )
-    event_id = int(connection.execute(made.returning(events.c.id)).scalar_one())
-    if event.repeat is not None:
-        latest = insert(cooldowns).values(
-            key=f"repeat:{event.repeat.scope}", holder=f"{event_id} {event.repeat.fingerprint}", until=now
-        )
-        connection.execute(
-            latest.on_conflict_do_update(
-                index_elements=[cooldowns.c.key],
-                set_={"holder": latest.excluded.holder, "until": latest.excluded.until},
-            )
-        )
-    return event_id
-
-
-def _insert_job(
-    connection: Connection,
-    event_id: int,
-    lane: Lane,
-    order_key: str,
-    now: float,
-    *,
-    refusal: str | None = None,
-    owed: Owed | None = None,
-) -> None:
-    adapter: TypeAdapter[Any] = _news if owed and isinstance(owed.plan, StageNews) else _response
-    connection.execute(
-        insert(jobs).values(
-            event_id=event_id,
-            lane=lane.value,
-            order_key=order_key,
-            state=(State.SKIPPED if refusal else State.PENDING).value,
-            due_at=now,
-            plan=adapter.dump_json(owed.plan).decode() if owed else None,
-            reason=refusal or "",
-            created_at=now,
-            settled_at=now if refusal else None,
-        )
-    )
-
-
-def _job(row: RowMapping | Mapping[str, Any]) -> Job:
-    kind, lane = Kind(row["kind"]), Lane(row["lane"])
-    data: TypeAdapter[Any] = _stage_change if kind == Kind.STAGE_CHANGED else _email_activity
-    plan: TypeAdapter[Any] = _response if lane == Lane.KOMMO else _news
-    return Job(
-        id=row["id"],
-        lane=lane,
-        event=Event(
-            source=Source(row["source"]),
-            kind=kind,
-            data=data.validate_json(row["data"]),
-            order_key=row["event_order_key"],
-            dedupe_key=row["dedupe_key"],
-            occurred_at=row["occurred_at"],
-            id=row["event_id"],
-            received_at=row["received_at"],
-        ),
-        order_key=row["order_key"],
-        attempts=row["attempts"],
-        created_at=row["created_at"],
-        plan=plan.validate_json(row["plan"]) if row["plan"] else None,
-        steps=_steps.validate_json(row["steps"]),
-    )

@@ -76,6 +76,9 @@ for name, columns in {
 }.items():
     Index(name, *columns, sqlite_where=OWED, postgresql_where=OWED)
 
+# What happened to a deal, and what stands there already.
+Index("jobs_of_key", jobs.c.order_key)
+
 cooldowns = Table(
     "cooldowns",
     metadata,

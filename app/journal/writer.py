@@ -26,6 +26,7 @@ WRITE_SECONDS = 10.0
 
 @dataclass
 class _Write:
+    name: str
     work: Callable[[Connection], Any]
     committed: Callable[[Any], None]
     future: Future[Any] = field(default_factory=Future)
@@ -44,18 +45,19 @@ class Writer:
 
     def run(
         self,
+        name: str,
         work: Callable[[Connection], T],
         *,
         committed: Callable[[T], None] = lambda result: None,
         seconds: float = WRITE_SECONDS,
     ) -> T:
-        """Run `work` in a transaction and return its result once that is committed.
+        """Run `work` in a transaction and return its result once that is committed; `name` says what it is.
 
         `committed` is called with the result after the commit and before any later write: what it registers is
         there before anybody can act on what was written. Raises JournalError if the write failed or was not
         committed within `seconds` (it may still be, later).
         """
-        write = _Write(work, committed)
+        write = _Write(name, work, committed)
         self._queue.put(write)
         try:
             result: T = write.future.result(seconds)

@@ -9,7 +9,14 @@ from typing import Any
 
 import structlog
 from flask import Blueprint, Response, jsonify, request
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, Unauthorized
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    NotFound,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    Unauthorized,
+)
 
 from app.dispatcher import Dispatcher, Receipt
 from app.events import Reading, Source, State, Webhook
@@ -77,7 +84,7 @@ class Receiver:
                 "The webhook's secret is missing or wrong: send it as X-Webhook-Secret, as Authorization, "
                 "as ?secret= or as the last part of the path."
             )
-        webhook = Webhook(route.source, request.mimetype, request.get_data())
+        webhook = Webhook(route.source, request.mimetype, _body())
         try:
             reading = route.read(webhook, self._clock(), request.args.get("event"))
         except BodyError as error:
@@ -104,6 +111,21 @@ def make_blueprint(receiver: Receiver, sources: Iterable[Source]) -> Blueprint:
                 rule, path.strip("/"), receiver.receive, methods=["POST"], defaults={"source": source}
             )
     return blueprint
+
+
+def _body() -> bytes:
+    """Return the body, whole: Werkzeug cuts off what is too long or does not come, and says nothing.
+
+    A form that was cut off would still be one, of other deals and stages. Raises HTTPException.
+    """
+    length = request.content_length  # None: it comes in chunks
+    body = request.get_data() if length is None or length <= LARGEST_BODY else b""
+    # Of a body in chunks, no byte after the last one that we take is seen.
+    if (len(body) if length is None else length - 1) >= LARGEST_BODY:
+        raise RequestEntityTooLarge(f"The body is larger than {LARGEST_BODY} bytes: send it in parts.")
+    if length is not None and len(body) < length:
+        raise BadRequest(f"The body was cut off: {len(body)} of its {length} bytes came. Send it again.")
+    return body
 
 
 def _named(faults: Sequence[str]) -> str:

@@ -1,0 +1,62 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+from app.events import Source, State
+from app.journal import Search
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Moment(click.ParamType[float]):
+    """A point in time: `30m`, `6h` or `2d` ago, or an ISO date with or without a time (UTC if it says no zone)."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return Unix seconds."""
+        if ago := re.fullmatch(r"(\d+)([mhd])", str(value)):
+            return time.time() - int(ago[1]) * UNITS[ago[2]]
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither like 30m, 6h or 2d (ago) nor an ISO date.", param, ctx)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def search_options(command: Command) -> Command:
+    """Add the options that say which events are meant."""
+    for option in (
+        click.option("--until", type=Moment(), help="Received before: 30m, 6h, 2d (ago) or an ISO date."),
+        click.option("--since", type=Moment(), help="Received since: 30m, 6h, 2d (ago) or an ISO date."),
+        click.option("--source", type=click.Choice([source.value for source in Source]), help="Who sent it."),
+        click.option("--email", help="Events of a person with this address."),
+        click.option("--deal", type=int, help="Events of the Kommo deal with this id."),
+        click.option("--state", type=click.Choice([state.value for state in State]), help="Events with a job so."),
+    ):
+        command = option(command)
+    return command
+
+
+def make_search(ids: tuple[int, ...], limit: int, **options: Any) -> Search:
+    """Return the search that the options ask for."""
+    return Search(
+        ids=ids,
+        state=State(options["state"]) if options["state"] else None,
+        lead_id=options["deal"],
+        email=options["email"].strip().lower() if options["email"] else None,
+        source=Source(options["source"]) if options["source"] else None,
+        since=options["since"],
+        until=options["until"],
+        limit=limit,
+    )

@@ -1,0 +1,133 @@
+"""Our words into the journal's rows, and back. What has structure is stored as JSON."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import RowMapping
+
+from app.events import (
+    Context,
+    EmailActivity,
+    Event,
+    Job,
+    Kind,
+    Lane,
+    Owed,
+    Response,
+    Source,
+    StageChange,
+    StageNews,
+    State,
+    Step,
+    Webhook,
+)
+
+_stage_change = TypeAdapter(StageChange)
+_email_activity = TypeAdapter(EmailActivity)
+_context = TypeAdapter(Context)
+_steps = TypeAdapter(dict[str, Step])
+_news = TypeAdapter(StageNews)
+_response = TypeAdapter(Response)
+
+Row = dict[str, Any]
+
+
+def webhook_row(webhook: Webhook, now: float) -> Row:
+    """Return the row of a webhook."""
+    return {
+        "source": webhook.source.value,
+        "content_type": webhook.content_type,
+        "body": webhook.body,
+        "received_at": now,
+    }
+
+
+def event_row(event: Event, webhook_id: int, now: float) -> Row:
+    """Return the row of an event."""
+    adapter: TypeAdapter[Any] = _stage_change if isinstance(event.data, StageChange) else _email_activity
+    return {
+        "webhook_id": webhook_id,
+        "source": event.source.value,
+        "kind": event.kind.value,
+        "dedupe_key": event.dedupe_key or f"once:{uuid.uuid4().hex}",
+        "order_key": event.order_key,
+        "occurred_at": event.occurred_at,
+        "received_at": now,
+        "data": adapter.dump_json(event.data).decode(),
+    }
+
+
+def first_job_row(event_id: int, order_key: str, refusal: str | None, now: float) -> Row:
+    """Return the row of an event's first job: skipped at once if there is a reason to refuse the event."""
+    return {
+        "event_id": event_id,
+        "lane": Lane.RESOLVE.value,
+        "order_key": order_key,
+        "state": (State.SKIPPED if refusal else State.PENDING).value,
+        "due_at": now,
+        "plan": None,
+        "reason": refusal or "",
+        "created_at": now,
+        "settled_at": now if refusal else None,
+    }
+
+
+def job_row(event_id: int, owed: Owed, now: float) -> Row:
+    """Return the row of a job that follows from what the resolve lane found."""
+    adapter: TypeAdapter[Any] = _news if isinstance(owed.plan, StageNews) else _response
+    return {
+        "event_id": event_id,
+        "lane": owed.lane.value,
+        "order_key": owed.order_key,
+        "state": State.PENDING.value,
+        "due_at": now,
+        "plan": adapter.dump_json(owed.plan).decode(),
+        "reason": "",
+        "created_at": now,
+        "settled_at": None,
+    }
+
+
+def context_text(context: Context) -> str:
+    """Return a context as it is stored."""
+    return _context.dump_json(context).decode()
+
+
+def steps_text(steps: Mapping[str, Step]) -> str:
+    """Return a ledger as it is stored."""
+    return _steps.dump_json(dict(steps)).decode()
+
+
+def read_steps(text: str) -> dict[str, Step]:
+    """Return a stored ledger."""
+    return _steps.validate_json(text)
+
+
+def read_job(row: RowMapping) -> Job:
+    """Return a job from its row, joined with its event's."""
+    kind, lane = Kind(row["kind"]), Lane(row["lane"])
+    data: TypeAdapter[Any] = _stage_change if kind == Kind.STAGE_CHANGED else _email_activity
+    plan: TypeAdapter[Any] = _response if lane == Lane.KOMMO else _news
+    return Job(
+        id=row["id"],
+        lane=lane,
+        event=Event(
+            source=Source(row["source"]),
+            kind=kind,
+            data=data.validate_json(row["data"]),
+            order_key=row["event_order_key"],
+            dedupe_key=row["dedupe_key"],
+            occurred_at=row["occurred_at"],
+            id=row["event_id"],
+            received_at=row["received_at"],
+        ),
+        order_key=row["order_key"],
+        attempts=row["attempts"],
+        created_at=row["created_at"],
+        plan=plan.validate_json(row["plan"]) if row["plan"] else None,
+        steps=read_steps(row["steps"]),
+    )

@@ -1,0 +1,169 @@
+"""The journal's statements, built once: building one costs more than running it.
+
+Names of parameters that are columns too end in an underscore.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.journal.tables import cooldowns, events, jobs, lanes, webhooks
+
+# Spelled out, not bound: SQLite uses a partial index only for a literal condition.
+PENDING: ColumnElement[str] = literal_column("'pending'")
+OWED = jobs.c.state == PENDING
+
+
+def now() -> ColumnElement[float]:
+    """Return the parameter that holds the time of the statement."""
+    return bindparam("now", type_=jobs.c.due_at.type)
+
+
+# -- webhooks in --
+
+FIND_EVENT = select(events.c.id).where(events.c.dedupe_key == bindparam("dedupe_key_"))
+LATEST_OF_SCOPE = select(cooldowns.c.holder, cooldowns.c.until).where(cooldowns.c.key == bindparam("key_"))
+ADD_WEBHOOK = insert(webhooks).returning(webhooks.c.id)
+ADD_EVENT = insert(events).returning(events.c.id)
+ADD_JOB = insert(jobs)
+
+# -- jobs --
+
+_earlier = jobs.alias("earlier")
+_held_back = (
+    select(_earlier.c.id)
+    .where(
+        _earlier.c.lane == jobs.c.lane,
+        _earlier.c.order_key == jobs.c.order_key,
+        _earlier.c.state == PENDING,
+        _earlier.c.id < jobs.c.id,
+        or_(_earlier.c.due_at > now(), _earlier.c.lease_until > bindparam("lease_now")),
+    )
+    .exists()
+)
+CLAIMABLE = (
+    select(
+        jobs,
+        events.c.source,
+        events.c.kind,
+        events.c.dedupe_key,
+        events.c.order_key.label("event_order_key"),
+        events.c.occurred_at,
+        events.c.received_at,
+        events.c.data,
+    )
+    .join(events, events.c.id == jobs.c.event_id)
+    .where(
+        jobs.c.lane == bindparam("lane_"),
+        OWED,
+        jobs.c.due_at <= now(),
+        jobs.c.lease_until <= bindparam("lease_now"),
+        ~_held_back,
+    )
+    .order_by(jobs.c.id)
+    .limit(bindparam("limit"))
+    # Rows that a person's session holds are passed over, not waited for (PostgreSQL).
+    .with_for_update(of=jobs, skip_locked=True)
+)
+ANYTHING_DUE = select(jobs.c.id).where(jobs.c.lane == bindparam("lane_"), OWED, jobs.c.due_at <= now()).limit(1)
+LEASE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"))
+    .values(owner=bindparam("holder"), lease_until=bindparam("until_"))
+)
+
+# Fencing: nothing is written for a job that another process has taken over.
+_OURS = and_(jobs.c.id == bindparam("job_id"), jobs.c.owner == bindparam("holder"), OWED)
+RENEW = update(jobs).where(_OURS).values(lease_until=bindparam("until_"))
+WRITE_STEPS = update(jobs).where(_OURS).values(steps=bindparam("steps_"))
+TRY_AGAIN = (
+    update(jobs)
+    .where(_OURS)
+    .values(
+        owner=None,
+        lease_until=0.0,
+        reason=bindparam("reason_"),
+        due_at=bindparam("due_at_"),
+        attempts=jobs.c.attempts + bindparam("failures"),
+    )
+)
+END = (
+    update(jobs)
+    .where(_OURS)
+    .values(
+        owner=None,
+        lease_until=0.0,
+        reason=bindparam("reason_"),
+        state=bindparam("state_"),
+        settled_at=bindparam("settled_at_"),
+    )
+)
+SET_CONTEXT = update(events).where(events.c.id == bindparam("event_id_")).values(context=bindparam("context_"))
+RELEASE = update(jobs).where(jobs.c.owner == bindparam("holder"), OWED).values(owner=None, lease_until=0.0)
+HURRY = (
+    update(jobs)
+    .where(jobs.c.lane == bindparam("lane_"), OWED, jobs.c.due_at > now(), jobs.c.attempts > 0)
+    .values(due_at=now())
+)
+FREE_COOLDOWN = delete(cooldowns).where(cooldowns.c.holder == bindparam("holder_"))
+NEXT_DUE = select(
+    func.min(case((jobs.c.due_at > jobs.c.lease_until, jobs.c.due_at), else_=jobs.c.lease_until))
+).where(jobs.c.lane == bindparam("lane_"), OWED)
+STEPS_OF_KEY = select(jobs.c.steps).where(jobs.c.order_key == bindparam("order_key_"))
+
+# A job that has not failed yet is meant to be due at once.
+DUE_AT_ONCE = update(jobs).where(OWED, jobs.c.attempts == 0, jobs.c.due_at > now()).values(due_at=now())
+
+# -- vendors --
+
+SHORTEN_PAUSES = (
+    update(lanes).where(lanes.c.paused_until > bindparam("until_")).values(paused_until=bindparam("until_"))
+)
+
+PAUSED_UNTIL = select(lanes.c.paused_until).where(lanes.c.vendor == bindparam("vendor_"))
+CALLS = select(lanes.c.calls).where(lanes.c.vendor == bindparam("vendor_"))
+PAUSES = select(lanes).where(lanes.c.paused_until > now())
+
+
+class Upserts:
+    """The statements that say ON CONFLICT, in the words of one database."""
+
+    def __init__(self, dialect: str) -> None:
+        add: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
+        set_scope = add(cooldowns)
+        self.set_scope: Executable = set_scope.on_conflict_do_update(
+            index_elements=[cooldowns.c.key],
+            set_={"holder": set_scope.excluded.holder, "until": set_scope.excluded.until},
+        )
+        claim = add(cooldowns)
+        self.claim_cooldown: Executable = claim.on_conflict_do_update(
+            index_elements=[cooldowns.c.key],
+            set_={"holder": claim.excluded.holder, "until": claim.excluded.until},
+            where=or_(cooldowns.c.until <= now(), cooldowns.c.holder == claim.excluded.holder),
+        )
+        pause = add(lanes)
+        self.pause: Executable = pause.on_conflict_do_update(
+            index_elements=[lanes.c.vendor],
+            set_={"paused_until": pause.excluded.paused_until, "reason": pause.excluded.reason},
+            where=lanes.c.paused_until < pause.excluded.paused_until,
+        )
+        calls = add(lanes)
+        self.set_calls: Executable = calls.on_conflict_do_update(
+            index_elements=[lanes.c.vendor], set_={"calls": calls.excluded.calls}
+        )

@@ -1,0 +1,289 @@
+"""Encharge's REST and Ingest APIs in both dialects: each call's exact request, and what its errors mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import responses
+from responses import matchers
+
+from app.clients.encharge import ArticleEnchargeClient, EnchargeClient, Person
+from app.clients.errors import ApiError, Fault
+
+API, INGEST = "https://api.encharge.io/v1", "https://ingest.encharge.io/v1"
+API_KEY, WRITE_KEY = "api-key-0123456789", "write-key-0123456789"
+
+Load = Callable[[str], bytes]
+
+ZOE = Person(
+    email="zoe@example.com",
+    first_name="Zoë",
+    last_name="Example",
+    fields={"kommo_lead_id": "41500011", "kommo_current_stage": "qualified", "jobTitle": "Head of Sales"},
+)
+NAMELESS = Person(email="kim@example.com", first_name="", last_name="", fields={})
+PROPERTIES = {"lead_id": "41500011", "stage": "qualified", "pipeline_id": None, "deal_value": 1500}
+
+with_api_key = matchers.header_matcher({"X-Encharge-Token": API_KEY, "Content-Type": "application/json"})
+with_write_key = matchers.header_matcher({"X-Encharge-Token": WRITE_KEY, "Content-Type": "application/json"})
+with_bearer = matchers.header_matcher({"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"})
+
+
+@pytest.fixture
+def wire() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+@pytest.fixture
+def encharge() -> EnchargeClient:
+    return EnchargeClient(API, INGEST, API_KEY, WRITE_KEY)
+
+
+@pytest.fixture
+def article() -> ArticleEnchargeClient:
+    return ArticleEnchargeClient(API, INGEST, API_KEY, None)
+
+
+@pytest.fixture
+def answer(load_fixture: Load) -> Load:
+    return lambda name: load_fixture(f"encharge/api/{name}")
+
+
+def sent(wire: responses.RequestsMock) -> list[tuple[str | None, str | None, Any]]:
+    """Return the requests that went out: method, whole URL, JSON body."""
+    return [
+        (call.request.method, call.request.url, json.loads(call.request.body) if call.request.body else None)
+        for call in wire.calls
+    ]
+
+
+# -- the documented dialect -------------------------------------------------------------------------------------
+
+
+def test_people_go_flat_in_one_call_without_empty_names(
+    wire: responses.RequestsMock, encharge: EnchargeClient, answer: Load
+) -> None:
+    wire.post(f"{API}/people", body=answer("upsert_people_200.json"), match=[with_api_key])
+
+    encharge.upsert_people([ZOE, NAMELESS])
+
+    assert sent(wire) == [
+        (
+            "POST",
+            f"{API}/people",
+            [
+                {
+                    "email": "zoe@example.com",
+                    "firstName": "Zoë",
+                    "lastName": "Example",
+                    "kommo_lead_id": "41500011",
+                    "kommo_current_stage": "qualified",
+                    "jobTitle": "Head of Sales",
+                },
+                {"email": "kim@example.com"},
+            ],
+        )
+    ]
+
+
+@pytest.mark.parametrize("body", ["track_200.json", "", "OK"], ids=["JSON", "nothing", "plain words"])
+def test_an_event_goes_to_the_ingest_host_with_the_write_key(
+    wire: responses.RequestsMock, encharge: EnchargeClient, answer: Load, body: str
+) -> None:
+    wire.post(f"{INGEST}/", body=answer(body) if body.endswith("json") else body, match=[with_write_key])
+
+    encharge.track(email="zoe@example.com", event="deal_moved_to_qualified", properties=PROPERTIES)
+
+    assert sent(wire) == [
+        (
+            "POST",
+            f"{INGEST}/",
+            {"name": "deal_moved_to_qualified", "user": {"email": "zoe@example.com"}, "properties": PROPERTIES},
+        )
+    ]
+
+
+def test_without_a_write_key_the_ingest_host_gets_the_api_key(wire: responses.RequestsMock) -> None:
+    wire.post(f"{INGEST}/", match=[with_api_key])
+
+    EnchargeClient(API, INGEST, API_KEY, None).track(email="zoe@example.com", event="e", properties={})
+
+    assert sent(wire) == [
+        ("POST", f"{INGEST}/", {"name": "e", "user": {"email": "zoe@example.com"}, "properties": {}})
+    ]
+
+
+def test_a_tag_is_added(wire: responses.RequestsMock, encharge: EnchargeClient) -> None:
+    wire.post(f"{API}/tags", status=201, match=[with_api_key])
+
+    encharge.add_tag(email="zoe@example.com", tag="deal_moved_to_qualified")
+
+    assert sent(wire) == [("POST", f"{API}/tags", {"tag": "deal_moved_to_qualified", "email": "zoe@example.com"})]
+
+
+# -- the article's dialect --------------------------------------------------------------------------------------
+
+
+def test_the_article_sends_each_person_alone_with_nested_fields(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient
+) -> None:
+    wire.post(f"{API}/people", json={"user": {}}, match=[with_bearer])
+    wire.post(f"{API}/people", json={"user": {}}, match=[with_bearer])
+
+    article.upsert_people([ZOE, NAMELESS])
+
+    assert sent(wire) == [
+        (
+            "POST",
+            f"{API}/people",
+            {
+                "email": "zoe@example.com",
+                "firstName": "Zoë",
+                "lastName": "Example",
+                "fields": {
+                    "kommo_lead_id": "41500011",
+                    "kommo_current_stage": "qualified",
+                    "jobTitle": "Head of Sales",
+                },
+            },
+        ),
+        ("POST", f"{API}/people", {"email": "kim@example.com", "fields": {}}),
+    ]
+
+
+def test_the_article_posts_events_to_the_rest_host(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient
+) -> None:
+    wire.post(f"{API}/events", match=[with_bearer])
+
+    article.track(email="zoe@example.com", event="deal_moved_to_qualified", properties=PROPERTIES)
+
+    assert sent(wire) == [
+        (
+            "POST",
+            f"{API}/events",
+            {"name": "deal_moved_to_qualified", "email": "zoe@example.com", "properties": PROPERTIES},
+        )
+    ]
+
+
+def test_the_article_adds_tags_with_its_own_header(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient
+) -> None:
+    wire.post(f"{API}/tags", status=201, match=[with_bearer])
+
+    article.add_tag(email="zoe@example.com", tag="a")
+
+    assert sent(wire) == [("POST", f"{API}/tags", {"tag": "a", "email": "zoe@example.com"})]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fixture", "words", "fault", "ambiguous"),
+    [
+        (
+            "error_401.json",
+            "User not logged in: Unauthorized request: no authentication given",
+            Fault.LOCKED_OUT,
+            False,
+        ),
+        (
+            "error_401__malformed_key.json",
+            "Token without payload (should be JWT token).",
+            Fault.LOCKED_OUT,
+            False,
+        ),
+        (
+            "error_404.html",
+            '<!DOCTYPE html> <html lang="en"> <head> <meta charset="utf-8"> <title>Error</title> </head> <body> <',
+            Fault.REFUSED,
+            False,
+        ),
+        ("error_422.json", "Invalid value for email", Fault.REFUSED, False),
+        # Never its stack.
+        ("error_500.json", "Cannot read properties of undefined", Fault.PASSING, True),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("error_") else "",
+)
+def test_an_error_of_the_rest_api_says_what_may_help(
+    wire: responses.RequestsMock,
+    encharge: EnchargeClient,
+    answer: Load,
+    fixture: str,
+    words: str,
+    fault: Fault,
+    ambiguous: bool,
+) -> None:
+    status = int(fixture[6:9])
+    wire.post(f"{API}/people", status=status, body=answer(fixture))
+
+    with pytest.raises(ApiError) as caught:
+        encharge.upsert_people([ZOE])
+
+    assert str(caught.value) == f"Encharge: POST /people answered {status}: {words}"
+    assert vars(caught.value) == {"fault": fault, "status": status, "retry_after": None, "ambiguous": ambiguous}
+
+
+@pytest.mark.parametrize(
+    ("fixture", "words", "fault"),
+    [
+        ("error_400__ingest.json", "Missing Encharge write key.", Fault.REFUSED),
+        ("error_403__ingest.json", "API events are not part of your plan.", Fault.LOCKED_OUT),
+    ],
+    ids=["400", "403"],
+)
+def test_an_error_of_the_ingest_api_is_a_text(
+    wire: responses.RequestsMock, encharge: EnchargeClient, answer: Load, fixture: str, words: str, fault: Fault
+) -> None:
+    status = int(fixture[6:9])
+    wire.post(f"{INGEST}/", status=status, body=answer(fixture))
+
+    with pytest.raises(ApiError) as caught:
+        encharge.track(email="zoe@example.com", event="e", properties={})
+
+    assert str(caught.value) == f"Encharge Ingest: POST / answered {status}: {words}"
+    assert vars(caught.value) == {"fault": fault, "status": status, "retry_after": None, "ambiguous": False}
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"error": {"message": null}}', '{"error": null}', '{"error": ["a"]}', '{"error": 7}', '{"message": "a"}'],
+)
+def test_an_error_in_another_form_is_still_an_error(
+    wire: responses.RequestsMock, encharge: EnchargeClient, body: str
+) -> None:
+    wire.post(f"{API}/tags", status=429, body=body, headers={"Retry-After": "2.5"})
+
+    with pytest.raises(ApiError) as caught:
+        encharge.add_tag(email="zoe@example.com", tag="a")
+
+    assert str(caught.value) == f"Encharge: POST /tags answered 429: {body}"
+    assert vars(caught.value) == {"fault": Fault.PASSING, "status": 429, "retry_after": 2.5, "ambiguous": False}
+
+
+def test_the_article_stops_at_the_first_person_that_fails(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient, answer: Load
+) -> None:
+    wire.post(f"{API}/people", json={"user": {}})
+    wire.post(f"{API}/people", status=500, body=answer("error_500.json"))
+
+    with pytest.raises(ApiError):
+        article.upsert_people([ZOE, NAMELESS, ZOE])
+
+    assert len(wire.calls) == 2
+
+
+def test_no_key_is_told(wire: responses.RequestsMock, encharge: EnchargeClient) -> None:
+    wire.post(f"{INGEST}/", status=403, json={"error": f"{WRITE_KEY} is not a write key"})
+
+    with pytest.raises(ApiError) as caught:
+        encharge.track(email="zoe@example.com", event="e", properties={})
+
+    assert str(caught.value) == "Encharge Ingest: POST / answered 403: *** is not a write key"
+    assert WRITE_KEY not in repr(caught.value)

@@ -1,0 +1,423 @@
+"""The wire: what is sent, what an answer or its absence is taken for. Time-outs and resets go over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+import requests
+import responses
+from responses import matchers
+
+from app.clients.errors import ApiError, Fault
+from app.clients.http import Http, Refusal
+
+URL = "https://api.vendor.example/v1"
+TOKEN = "s3cr3t-t0ken-0123456789"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.fixture
+def wire() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Http]]:
+    made: list[Http] = []
+
+    def build(url: str = URL, **options: Any) -> Http:
+        http = Http("Vendor", url, {"Authorization": f"Bearer {TOKEN}"}, **{"explain": _explain, **options})
+        made.append(http)
+        return http
+
+    yield build
+    for http in made:
+        http.close()
+
+
+def _explain(body: Any) -> Refusal:
+    return Refusal(body["words"], body.get("wait"))
+
+
+def failure(call: Callable[[], object]) -> ApiError:
+    """Return the error of a call that fails."""
+    with pytest.raises(ApiError) as caught:
+        call()
+    return caught.value
+
+
+def facts(error: ApiError) -> dict[str, object]:
+    """Return all that an error says, so that tests can compare it whole."""
+    return {"message": str(error), **vars(error)}
+
+
+@contextmanager
+def vendor(answer: Callable[[socket.socket, bytes], None]) -> Iterator[tuple[str, list[bytes]]]:
+    """Run a vendor on loopback that takes one connection and does `answer`; yield its URL and what it was sent."""
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(10)
+                received.append(connection.recv(65536))
+                answer(connection, received[0])
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", received
+        thread.join(10)
+
+
+# -- what is sent -----------------------------------------------------------------------------------------------
+
+
+def test_it_sends_the_key_the_body_and_who_it_is(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    wire.post(
+        f"{URL}/things",
+        json={"id": 7},
+        match=[
+            matchers.header_matcher(
+                {
+                    "Authorization": f"Bearer {TOKEN}",
+                    "Accept": "application/json",
+                    "Content-Type": "application/json",
+                    "User-Agent": "kommo-relay",
+                }
+            ),
+            matchers.json_params_matcher([{"name": "Zoë"}]),
+        ],
+    )
+
+    assert make().post("/things", [{"name": "Zoë"}]) == {"id": 7}
+
+
+def test_brackets_plus_and_unicode_of_a_query_arrive_as_they_were_meant(make: Callable[..., Http]) -> None:
+    with vendor(lambda connection, _: connection.sendall(OK)) as (url, received):
+        make(url).get("/leads", [("filter[id][]", 1), ("filter[id][]", 2), ("query", "a+b&ю@c.de")])
+
+    line = received[0].split(b"\r\n")[0]
+    assert line == (
+        b"GET /leads?filter%5Bid%5D%5B%5D=1&filter%5Bid%5D%5B%5D=2&query=a%2Bb%26%D1%8E%40c.de HTTP/1.1"
+    )
+
+
+def test_every_request_waits_for_its_place(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    order: list[str] = []
+
+    def answered(request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
+        order.append("request")
+        return 204, {}, ""
+
+    wire.add_callback("PATCH", f"{URL}/a", callback=answered)
+    wire.add_callback("GET", f"{URL}/b", callback=answered)
+    http = make(throttle=lambda: order.append("throttle"))
+
+    http.patch("/a", {})
+    http.get("/b")
+
+    assert order == ["throttle", "request", "throttle", "request"]
+
+
+# -- answers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/hal+json", "text/html; charset=utf-8", ""])
+def test_json_is_read_whatever_it_is_called(
+    wire: responses.RequestsMock, make: Callable[..., Http], kind: str
+) -> None:
+    wire.get(f"{URL}/a", body='{"name":"Квалификация"}'.encode(), content_type=kind)
+
+    assert make().get("/a") == {"name": "Квалификация"}
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_an_empty_answer_is_none(wire: responses.RequestsMock, make: Callable[..., Http], status: int) -> None:
+    wire.get(f"{URL}/a", status=status, body=b"")
+
+    assert make().get("/a") is None
+
+
+def test_a_read_answered_with_something_else_than_json_is_tried_again(
+    wire: responses.RequestsMock, make: Callable[..., Http]
+) -> None:
+    wire.get(f"{URL}/a", body="<html>  <p>We will be\nback</p>")
+
+    assert facts(failure(lambda: make().get("/a"))) == {
+        "message": "Vendor: GET /a answered 200 with something that is not JSON: '<html> <p>We will be back</p>'",
+        "fault": Fault.PASSING,
+        "status": 200,
+        "retry_after": None,
+        "ambiguous": False,
+    }
+
+
+def test_a_write_answered_with_plain_words_is_done(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    wire.post(f"{URL}/a", body="OK", content_type="text/html")
+
+    assert make().post("/a", {}) is None
+
+
+def test_a_write_answered_with_a_page_may_not_be_done(
+    wire: responses.RequestsMock, make: Callable[..., Http]
+) -> None:
+    wire.post(f"{URL}/a", body="\n<!DOCTYPE html><title>Maintenance</title>")
+
+    error = failure(lambda: make().post("/a", {}))
+
+    assert (error.fault, error.ambiguous) == (Fault.PASSING, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "fault", "ambiguous"),
+    [
+        (301, Fault.LOCKED_OUT, False),
+        (400, Fault.REFUSED, False),
+        (401, Fault.LOCKED_OUT, False),
+        (402, Fault.LOCKED_OUT, False),
+        (403, Fault.LOCKED_OUT, False),
+        (404, Fault.REFUSED, False),
+        (405, Fault.REFUSED, False),
+        (408, Fault.PASSING, False),
+        (409, Fault.REFUSED, False),
+        (410, Fault.REFUSED, False),
+        (413, Fault.REFUSED, False),
+        (422, Fault.REFUSED, False),
+        (423, Fault.PASSING, False),
+        (425, Fault.PASSING, False),
+        (429, Fault.PASSING, False),
+        (500, Fault.PASSING, True),
+        (502, Fault.PASSING, True),
+        (503, Fault.PASSING, True),
+        (504, Fault.PASSING, True),
+        (507, Fault.PASSING, True),
+    ],
+)
+def test_a_status_says_whose_fault_it_is(
+    wire: responses.RequestsMock, make: Callable[..., Http], status: int, fault: Fault, ambiguous: bool
+) -> None:
+    wire.post(f"{URL}/a", status=status, json={"words": "the vendor's words"})
+
+    assert facts(failure(lambda: make().post("/a", {}))) == {
+        "message": f"Vendor: POST /a answered {status}: the vendor's words",
+        "fault": fault,
+        "status": status,
+        "retry_after": None,
+        "ambiguous": ambiguous,
+    }
+
+
+def test_a_redirect_is_not_followed(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    wire.get(f"{URL}/a", status=302, headers={"Location": "https://elsewhere.example/"})
+
+    error = failure(lambda: make().get("/a"))
+
+    assert (error.fault, error.status, len(wire.calls)) == (Fault.LOCKED_OUT, 302, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        pytest.param(
+            "<html>\r\n <h1>403  Forbidden</h1>\r\n" + "x" * 500,
+            "<html> <h1>403 Forbidden</h1> " + "x" * 70,
+            id="a page",
+        ),
+        pytest.param('{"other": "form"}', '{"other": "form"}', id="JSON in another form"),
+        pytest.param('["a list"]', '["a list"]', id="a list"),
+        pytest.param('{"words": ""}', '{"words": ""}', id="no words"),
+        pytest.param("null", "null", id="null"),
+        pytest.param("", "Forbidden", id="nothing"),
+        pytest.param('{"words": "' + "y" * 500 + '"}', "y" * 300, id="long words"),
+    ],
+)
+def test_a_refusal_is_told_in_the_words_there_are(
+    wire: responses.RequestsMock, make: Callable[..., Http], body: str, words: str
+) -> None:
+    wire.get(f"{URL}/a", status=403, body=body)
+
+    assert str(failure(lambda: make().get("/a"))) == f"Vendor: GET /a answered 403: {words}"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("1.5", 1.5),
+        ("0", 0.0),
+        ("-3", 0.0),
+        ("nan", 0.0),
+        ("inf", 86400.0),
+        ("31536000", 86400.0),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 99 Foo 2015 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after_is_read(
+    wire: responses.RequestsMock, make: Callable[..., Http], header: str | None, seconds: float | None
+) -> None:
+    wire.get(f"{URL}/a", status=429, json={"words": "slow down"}, headers={"Retry-After": header} if header else {})
+
+    assert failure(lambda: make().get("/a")).retry_after == seconds
+
+
+def test_retry_after_may_be_a_date(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    wire.get(f"{URL}/a", status=503, headers={"Retry-After": date})
+
+    assert failure(lambda: make().get("/a")).retry_after == pytest.approx(90, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("wait", "seconds"),
+    [(300, 300.0), (0.5, 0.5), ("10", 10.0), (10**9, 86400.0), (None, 7.0), ("soon", 7.0), ({}, 7.0), (True, 7.0)],
+)
+def test_a_wait_in_the_body_goes_before_the_header(
+    wire: responses.RequestsMock, make: Callable[..., Http], wait: object, seconds: float
+) -> None:
+    wire.get(f"{URL}/a", status=429, json={"words": "slow", "wait": wait}, headers={"Retry-After": "7"})
+
+    assert failure(lambda: make().get("/a")).retry_after == seconds
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(401, f'{{"words": "Bearer {TOKEN} is not known"}}', id="in the vendor's words"),
+        pytest.param(403, f"<pre>Authorization: Bearer {TOKEN}</pre>", id="in a debug page"),
+        pytest.param(403, "x" * 95 + TOKEN, id="where the words are cut"),
+        pytest.param(200, f"<pre>{TOKEN}</pre>", id="in a page where JSON should be"),
+    ],
+)
+def test_an_error_never_tells_the_key_even_if_the_vendor_does(
+    wire: responses.RequestsMock, make: Callable[..., Http], status: int, body: str
+) -> None:
+    wire.get(f"{URL}/a", status=status, body=body)
+
+    error = failure(lambda: make().get("/a"))
+
+    assert TOKEN[:5] not in f"{error} {error!r} {facts(error)}"
+
+
+def test_an_error_never_tells_the_query() -> None:
+    http = Http("Vendor", "http://127.0.0.1:9", {"X-Api-Key": TOKEN}, explain=_explain)
+
+    error = failure(lambda: http.get("/contacts", [("query", "zoe@example.com")]))
+
+    http.close()
+    assert str(error) == "Vendor: no connection to GET /contacts (ConnectionError)"
+
+
+# -- no answer --------------------------------------------------------------------------------------------------
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_refused_connection_has_carried_nothing(make: Callable[..., Http]) -> None:
+    http = make(f"http://127.0.0.1:{closed_port()}")
+
+    assert facts(failure(lambda: http.post("/a", {}))) == {
+        "message": "Vendor: no connection to POST /a (ConnectionError)",
+        "fault": Fault.PASSING,
+        "status": None,
+        "retry_after": None,
+        "ambiguous": False,
+    }
+
+
+def test_a_name_that_does_not_resolve_has_carried_nothing(make: Callable[..., Http]) -> None:
+    error = failure(lambda: make("http://vendor.invalid").post("/a", {}))
+
+    assert (error.fault, error.ambiguous) == (Fault.PASSING, False)
+
+
+def test_a_connection_that_takes_too_long_has_carried_nothing(
+    wire: responses.RequestsMock, make: Callable[..., Http]
+) -> None:
+    wire.post(f"{URL}/a", body=requests.ConnectTimeout("connect timeout=3.05"))
+
+    assert facts(failure(lambda: make().post("/a", {}))) == {
+        "message": "Vendor: no connection in time to POST /a (ConnectTimeout)",
+        "fault": Fault.PASSING,
+        "status": None,
+        "retry_after": None,
+        "ambiguous": False,
+    }
+
+
+def hang(connection: socket.socket, _: bytes) -> None:
+    while connection.recv(65536):  # until the other side gives up
+        pass
+
+
+def hang_in_the_body(connection: socket.socket, body: bytes) -> None:
+    connection.sendall(OK[:-1])
+    hang(connection, body)
+
+
+def close(connection: socket.socket, _: bytes) -> None:
+    """Close without a word."""
+
+
+def reset(connection: socket.socket, _: bytes) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def cut(connection: socket.socket, _: bytes) -> None:
+    connection.sendall(OK[:-1])
+
+
+def babble(connection: socket.socket, _: bytes) -> None:
+    connection.sendall(b"this is not HTTP\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        pytest.param(hang, "no answer in time to POST /a (ReadTimeout)", id="silence"),
+        pytest.param(hang_in_the_body, "no answer to POST /a (ConnectionError)", id="silence in the body"),
+        pytest.param(close, "no answer to POST /a (ConnectionError)", id="closed"),
+        pytest.param(reset, "no answer to POST /a (ConnectionError)", id="reset"),
+        pytest.param(cut, "no answer to POST /a (ChunkedEncodingError)", id="cut off in the body"),
+        pytest.param(babble, "no answer to POST /a (ConnectionError)", id="not HTTP"),
+    ],
+)
+def test_a_request_without_an_answer_may_have_been_done(
+    make: Callable[..., Http], answer: Callable[[socket.socket, bytes], None], words: str
+) -> None:
+    began = time.monotonic()
+    with vendor(answer) as (url, received):
+        error = failure(lambda: make(url, read_seconds=0.3).post("/a", {"n": 1}))
+
+    assert facts(error) == {
+        "message": f"Vendor: {words}",
+        "fault": Fault.PASSING,
+        "status": None,
+        "retry_after": None,
+        "ambiguous": True,
+    }
+    assert received[0].startswith(b"POST /a HTTP/1.1\r\n")
+    assert time.monotonic() - began < 5

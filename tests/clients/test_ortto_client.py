@@ -1,0 +1,217 @@
+"""Ortto's API: the exact request, the refusals of single items within a 200, and what its errors mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import responses
+from responses import matchers
+
+from app.clients.errors import ApiError, Fault
+from app.clients.ortto import Activity, OrttoClient
+
+API = "https://api.eu.ap3api.com/v1"
+KEY = "PRV-key-0123456789"
+
+Load = Callable[[str], bytes]
+
+ZOE = Activity(
+    activity_id="act:cm:crm-stage-changed",
+    email="zoe@example.com",
+    fields={"str::first": "Zoë", "str:cm:kommo-lead-id": "41500011", "str:cm:kommo-stage": "Квалификация"},
+    attributes={"str:cm:lead-id": "41500011", "str:cm:stage": "Квалификация", "int:cm:deal-value": 1500000},
+    key="kommo-relay-41500011",
+    created_at=1767607800.75,
+)
+KIM = Activity("act:cm:crm-stage-changed", "kim@example.com", {}, {}, "kommo-relay-41500012", 0)
+
+
+@pytest.fixture
+def wire() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+@pytest.fixture
+def ortto() -> OrttoClient:
+    return OrttoClient(API, KEY)
+
+
+@pytest.fixture
+def answer(load_fixture: Load) -> Load:
+    return lambda name: load_fixture(f"ortto/api/{name}")
+
+
+def sent(wire: responses.RequestsMock) -> list[tuple[str | None, str | None, Any]]:
+    """Return the requests that went out: method, whole URL, JSON body."""
+    return [
+        (call.request.method, call.request.url, json.loads(call.request.body) if call.request.body else None)
+        for call in wire.calls
+    ]
+
+
+@pytest.mark.parametrize("reply", ["ingested", "queued"])
+def test_activities_and_their_persons_go_in_one_call(
+    wire: responses.RequestsMock, ortto: OrttoClient, answer: Load, reply: str
+) -> None:
+    wire.post(
+        f"{API}/activities/create",
+        body=answer(f"create_activities_200__{reply}.json"),
+        match=[matchers.header_matcher({"X-Api-Key": KEY, "Content-Type": "application/json"})],
+    )
+
+    assert ortto.create_activities([ZOE, KIM]) == ["", ""]
+    assert sent(wire) == [
+        (
+            "POST",
+            f"{API}/activities/create",
+            {
+                "activities": [
+                    {
+                        "activity_id": "act:cm:crm-stage-changed",
+                        "fields": {
+                            "str::email": "zoe@example.com",
+                            "str::first": "Zoë",
+                            "str:cm:kommo-lead-id": "41500011",
+                            "str:cm:kommo-stage": "Квалификация",
+                        },
+                        "attributes": {
+                            "str:cm:lead-id": "41500011",
+                            "str:cm:stage": "Квалификация",
+                            "int:cm:deal-value": 1500000,
+                        },
+                        "key": "kommo-relay-41500011",
+                        "created": "2026-01-05T10:10:00Z",
+                    },
+                    {
+                        "activity_id": "act:cm:crm-stage-changed",
+                        "fields": {"str::email": "kim@example.com"},
+                        "attributes": {},
+                        "key": "kommo-relay-41500012",
+                        "created": "1970-01-01T00:00:00Z",
+                    },
+                ],
+                "merge_by": ["str::email"],
+                "merge_strategy": 2,
+            },
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "refusals"),
+    [
+        ("one_invalid", ["failed to validate field str:cm:nope in schema: str:cm:nope: Object not found", ""]),
+        ("one_suppressed", ["", "suppressed"]),
+    ],
+)
+def test_single_activities_may_be_refused_within_a_200(
+    wire: responses.RequestsMock, ortto: OrttoClient, answer: Load, reply: str, refusals: list[str]
+) -> None:
+    wire.post(f"{API}/activities/create", body=answer(f"create_activities_200__{reply}.json"))
+
+    assert ortto.create_activities([ZOE, KIM]) == refusals
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "OK",
+        "null",
+        "[]",
+        '"queued"',
+        "{}",
+        '{"activities": null}',
+        '{"activities": {}}',
+        '{"activities": [{"status": "queued"}]}',
+        '{"activities": [null, "queued"]}',
+    ],
+)
+def test_an_answer_that_says_nothing_of_single_activities_means_taken(
+    wire: responses.RequestsMock, ortto: OrttoClient, body: str
+) -> None:
+    wire.post(f"{API}/activities/create", body=body)
+
+    assert ortto.create_activities([ZOE, KIM]) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "words", "expected"),
+    [
+        (
+            "error_400.json",
+            "No valid contacts provided "
+            "(failed to validate field str::nope in schema: str::nope: Object not found)",
+            {"fault": Fault.REFUSED, "status": 400, "retry_after": None, "ambiguous": False},
+        ),
+        (
+            "error_401.json",
+            "Invalid API key",
+            {"fault": Fault.LOCKED_OUT, "status": 401, "retry_after": None, "ambiguous": False},
+        ),
+        (
+            "error_403.json",
+            "Account expired",
+            {"fault": Fault.LOCKED_OUT, "status": 403, "retry_after": None, "ambiguous": False},
+        ),
+        (
+            "error_404.json",
+            "Unknown endpoint or method",
+            {"fault": Fault.REFUSED, "status": 404, "retry_after": None, "ambiguous": False},
+        ),
+        (
+            "error_429.json",  # its error is an object
+            "rate limit",
+            {"fault": Fault.PASSING, "status": 429, "retry_after": 10.0, "ambiguous": False},
+        ),
+        (
+            "error_500.json",
+            "Internal server error",
+            {"fault": Fault.PASSING, "status": 500, "retry_after": None, "ambiguous": True},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.startswith("error_") else "",
+)
+def test_an_error_says_what_may_help(
+    wire: responses.RequestsMock,
+    ortto: OrttoClient,
+    answer: Load,
+    fixture: str,
+    words: str,
+    expected: dict[str, object],
+) -> None:
+    status = int(fixture[6:9])
+    wire.post(f"{API}/activities/create", status=status, body=answer(fixture))
+
+    with pytest.raises(ApiError) as caught:
+        ortto.create_activities([ZOE])
+
+    assert str(caught.value) == f"Ortto: POST /activities/create answered {status}: {words}"
+    assert vars(caught.value) == expected
+    assert KEY not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ('{"error": {"message": null, "try-in-seconds": "4"}}', 4.0),
+        ('{"error": {"try-in-seconds": null}}', 7.0),
+        ('{"error": null}', 7.0),
+        ('{"error": [1]}', 7.0),
+        ("<html>slow down</html>", 7.0),
+    ],
+)
+def test_a_429_in_another_form_is_still_one(
+    wire: responses.RequestsMock, ortto: OrttoClient, body: str, seconds: float
+) -> None:
+    wire.post(f"{API}/activities/create", status=429, body=body, headers={"Retry-After": "7"})
+
+    with pytest.raises(ApiError) as caught:
+        ortto.create_activities([ZOE])
+
+    assert str(caught.value) == f"Ortto: POST /activities/create answered 429: {body}"
+    assert (caught.value.fault, caught.value.retry_after) == (Fault.PASSING, seconds)

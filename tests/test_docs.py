@@ -1,0 +1,308 @@
+"""What the documents say is true: settings, commands, links, examples, pins."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from flask import Flask
+from flask.testing import FlaskClient
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from support import ROOT
+
+from app import mapping
+from app.events import EmailActivity, Event, Kind, Source, StageChange, Webhook
+from app.settings import VARIABLES, load
+from app.webhooks import encharge, kommo, ortto
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+PAGES = sorted(path for folder in ("", "docs", "bench") for path in (ROOT / folder).glob("*.md"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+NEEDED = {
+    "KOMMO_SUBDOMAIN": "acme",
+    "KOMMO_ACCESS_TOKEN": "token-1",
+    "KOMMO_WEBHOOK_SECRET": "kommo-secret-0123456789",
+}
+TARGETS = dict(re.findall(r"^([a-z]+):[^#\n]*(?:## (.*))?$", MAKEFILE, re.MULTILINE))
+FLASKS_OWN = {"run", "shell", "routes"}
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(language, textwrap.dedent(block), id=f"{path.name}:{text[: found.start()].count(chr(10)) + 1}")
+    for path in PAGES
+    for text in [path.read_text(encoding="utf-8")]
+    for found in FENCE.finditer(text)
+    for _, language, block in [found.groups()]
+]
+
+
+def section(heading: str) -> str:
+    """Return what the README says below a heading, up to the next of any level."""
+    _, _, rest = f"\n{README}".partition(f"\n{heading}\n")
+    assert rest, f"README.md has no heading {heading!r}"
+    return re.split(r"^#{1,6} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def examples(heading: str, language: str) -> list[str]:
+    """Return a section's blocks of a language."""
+    found = FENCE.findall(section(heading))
+    return [textwrap.dedent(block) for _, name, block in found if name == language]
+
+
+def without_blocks(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+# -- settings --
+
+
+def settings_table() -> dict[str, str]:
+    """Return the defaults in the README's table by variable; empty where none is told."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| .+ \|$", section("### The environment"), re.MULTILINE)
+    return {name: default.strip("`") if default.startswith("`") else "" for name, default in rows}
+
+
+def test_the_readme_lists_every_variable_in_the_order_of_the_example() -> None:
+    assert list(settings_table()) == list(VARIABLES)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_every_variable_is_in_the_example_with_words_before_it(name: str) -> None:
+    lines = EXAMPLE.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if line.startswith(f"{name}=")]
+    block = "\n".join(lines[:number]).rpartition("\n\n")[2]
+    assert "# " in block, f"{name} has no comment"
+
+
+def test_the_defaults_in_the_readme_are_the_defaults() -> None:
+    assert load({**settings_table(), **NEEDED}) == load(NEEDED)
+
+
+def test_the_defaults_in_the_readme_are_those_of_the_example() -> None:
+    shown = dict(re.findall(r"^([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    told = settings_table()
+    # An address that follows from another setting, or that only the sandbox changes, is left blank in the example.
+    assert {name: value or told[name] for name, value in shown.items()} == told
+
+
+def test_the_readme_names_no_setting_that_is_none() -> None:
+    named = {
+        name for path in PAGES for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", path.read_text(encoding="utf-8"))
+    }
+    ours = {name for name in named if name.startswith(("KOMMO_", "ENCHARGE_", "ORTTO_"))}
+    assert ours - set(VARIABLES) == set()
+
+
+# -- commands and routes --
+
+
+def test_every_flask_command_is_in_the_readme_and_has_help(app: Flask) -> None:
+    commands = app.cli.commands
+    assert [name for name, command in commands.items() if not command.help] == []
+    assert [name for name in commands if f"`flask {name}" not in README] == []
+
+
+def test_every_flask_command_that_is_named_exists(app: Flask) -> None:
+    named = {
+        name
+        for text in [*(path.read_text(encoding="utf-8") for path in PAGES), EXAMPLE]
+        for name in re.findall(r"\bflask ([a-z]+)", text)
+    }
+    assert named - set(app.cli.commands) - FLASKS_OWN == set()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_make_target_is_in_the_readme_and_has_help(target: str) -> None:
+    assert TARGETS[target], f"{target} has no help: write ## and a sentence behind it"
+    assert re.search(rf"\bmake {target}\b", README)
+    assert re.search(rf"^\.PHONY:.*\b{target}\b", MAKEFILE, re.MULTILINE), f"{target} is not .PHONY"
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    code = r"`[^`\n]*`|^ *make .*$"
+    named = {
+        name
+        for text in [*(path.read_text(encoding="utf-8") for path in PAGES), (ROOT / ".ci/run").read_text()]
+        for snippet in re.findall(code, text, re.MULTILINE)
+        for name in re.findall(r"\bmake (?:[A-Z]+=\S+ )*([a-z]+)", snippet)
+    }
+    assert named - set(TARGETS) == set()
+    assert {"demo", "test", "check", "run"} <= named
+
+
+def test_every_route_is_in_the_readme(app: Flask) -> None:
+    routes = {rule.rule.removesuffix("/<secret>") for rule in app.url_map.iter_rules() if rule.endpoint != "static"}
+    assert [route for route in sorted(routes) if f"{route}`" not in README] == []
+
+
+# -- links --
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#{1,6} (.+)$", without_blocks(path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_blocks(path.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+# -- examples --
+
+
+@pytest.mark.parametrize(("language", "block"), BLOCKS)
+def test_every_block_says_its_language_and_parses(language: str, block: str) -> None:
+    assert language in ("sh", "text", "json", "yaml", "mermaid")
+    if language == "json":
+        json.loads(block)
+    if language == "yaml":
+        yaml.safe_load(block)
+
+
+def test_the_example_of_a_mapping_file_loads_and_does_what_its_comments_say(tmp_path: Path) -> None:
+    (block,) = examples("### The mapping file", "yaml")
+    path = tmp_path / "mapping.yaml"
+    path.write_text(block, encoding="utf-8")
+    rules = mapping.load(path, {"KOMMO_CF_EMAIL_ACTIVITY": None, "KOMMO_CF_EMAIL_STATUS": None})
+    assert [(stage.name, stage.label, stage.encharge, stage.ortto) for stage in rules.stages] == [
+        ("qualified", "Qualification", "deal_moved_to_qualified", "act:cm:crm-stage-changed"),
+        ("won", "won", "deal_moved_to_won", None),
+    ]
+
+
+def test_the_move_in_the_readme_is_answered_as_it_says(client: FlaskClient) -> None:
+    (body,) = examples("## What the webhooks answer", "text")
+    (answer,) = examples("## What the webhooks answer", "json")
+    told = client.post("/webhooks/kommo", data=body.strip(), content_type="application/x-www-form-urlencoded")
+    assert (told.status_code, told.json) == (200, json.loads(answer))
+
+
+def test_the_move_in_the_readme_is_one_of_kommos() -> None:
+    (body,) = examples("## What the webhooks answer", "text")
+    (event,) = kommo.read(
+        Webhook(Source.KOMMO, "application/x-www-form-urlencoded", body.strip().encode()), now=0
+    ).events
+    assert event.data == StageChange(lead_id=41500011, status_id=61000102, pipeline_id=7100010)
+
+
+def filled(block: str) -> bytes:
+    """Return a body as the platform sends it, its merge tags filled in."""
+    values = {
+        "person.email": "nora@example.test",
+        "people.email": "nora@example.test",
+        "person.id": "3b0c1f52",
+        "person.kommo_lead_id": "41500011",
+        "people.custom.kommo-lead-id": "41500011",
+    }
+    return re.sub(r"\{\{ (.+?) \}\}", lambda tag: values[tag[1]], block).encode()
+
+
+def understood(event: Event) -> tuple[Kind, str | None, int | None, str]:
+    assert isinstance(event.data, EmailActivity)
+    return event.kind, event.data.email, event.data.lead_id, event.data.campaign
+
+
+def test_the_flow_step_of_encharge_is_understood() -> None:
+    (block,) = examples("### In Encharge", "json")
+    (event,) = encharge.read(Webhook(Source.ENCHARGE, "application/json", filled(block)), now=0).events
+    assert understood(event) == (Kind.EMAIL_OPENED, "nora@example.test", 41500011, "Proposal follow-up - May")
+
+
+def test_the_name_for_clicks_is_understood() -> None:
+    body = b'{"event": "email_link_clicked", "email": "nora@example.test"}'
+    (event,) = encharge.read(Webhook(Source.ENCHARGE, "application/json", body), now=0).events
+    assert "`email_link_clicked`" in section("### In Encharge")
+    assert understood(event) == (Kind.EMAIL_CLICKED, "nora@example.test", None, "")
+
+
+def test_the_dynamic_webhook_of_ortto_is_understood() -> None:
+    _, block = examples("### In Ortto", "json")
+    (event,) = ortto.read(Webhook(Source.ORTTO, "application/json", filled(block)), now=0).events
+    assert understood(event) == (Kind.EMAIL_CLICKED, "nora@example.test", 41500011, "Your offer is ready")
+
+
+def test_the_activity_of_ortto_is_the_one_that_is_written() -> None:
+    definition, _ = (json.loads(block) for block in examples("### In Ortto", "json"))
+    assert f"act:cm:{definition['name']}" == mapping.CRM_STAGE_CHANGED
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.STAGE_CHANGED, Kind.OTHER)])
+def test_every_event_of_the_rules_is_in_the_readme(kind: Kind) -> None:
+    assert f"`{kind}`" in section("### The mapping file")
+
+
+# -- versions and pins --
+
+
+def test_the_changelog_begins_with_what_is_unreleased_and_knows_this_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\](.*)$", CHANGELOG, re.MULTILINE)
+    assert headings[0] == ("Unreleased", "")
+    assert PROJECT["version"] in [version for version, _ in headings]
+    assert [date for _, date in headings[1:] if not re.fullmatch(r" - \d{4}-\d\d-\d\d", date)] == []
+
+
+def requirement_lines(name: str) -> list[str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "-r "))]
+
+
+@pytest.mark.parametrize("line", requirement_lines("requirements.txt"))
+def test_every_requirement_is_pinned_and_says_what_for(line: str) -> None:
+    assert re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+ +# .+", line)
+
+
+@pytest.mark.parametrize("line", requirement_lines("requirements-dev.txt"))
+def test_every_tool_is_pinned(line: str) -> None:
+    assert re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+( +# .+)?", line)
+
+
+def installed_with(requirement: Requirement, seen: set[tuple[str, str]]) -> dict[str, str]:
+    """Return the versions, in this environment, of a package and of all that it brings along."""
+    versions = {canonicalize_name(requirement.name): metadata.version(requirement.name)}
+    needs = [Requirement(text) for text in metadata.requires(requirement.name) or []]
+    for extra in ("", *requirement.extras):
+        if (requirement.name, extra) in seen:
+            continue
+        seen.add((requirement.name, extra))
+        for need in needs:
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                versions |= installed_with(need, seen)
+    return versions
+
+
+def test_constraints_pin_all_that_pip_installs() -> None:
+    needed = [
+        Requirement(line.partition("#")[0])
+        for name in ("requirements.txt", "requirements-dev.txt")
+        for line in requirement_lines(name)
+    ]
+    installed: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    for requirement in needed:
+        installed |= installed_with(requirement, seen)
+    pinned = {
+        canonicalize_name(name): version
+        for name, _, version in (line.partition("==") for line in requirement_lines("constraints.txt"))
+    }
+    assert {name: pinned.get(name) for name in installed} == installed

@@ -130,23 +130,28 @@ class Dispatcher:
         self._journal.record(webhook, found, now=self._clock(), committed=expect, seconds=seconds)
         return receipts[0]
 
+    def _forget(self, receipt: Receipt) -> None:
+        with self._waits_lock:
+            for item in receipt.recorded:
+                self._waits.pop(item.event.id, None)
+
     def carry_out(self, receipt: Receipt, seconds: float) -> None:
         """Have a webhook's jobs carried out; return when they are settled, will not be for now, or time is up."""
-        events = list(receipt.wait.open)
         try:
-            if not events:
-                return
-            self.start()
-            self.wake([Lane.RESOLVE])
-            if not self.lanes[Lane.RESOLVE].paused and self._places.acquire(blocking=False):
-                try:
-                    receipt.wait.over.wait(seconds)
-                finally:
-                    self._places.release()
+            if receipt.wait.open:
+                self._wait(receipt.wait, seconds)
         finally:
-            with self._waits_lock:
-                for event_id in events:
-                    self._waits.pop(event_id, None)
+            self._forget(receipt)
+
+    def _wait(self, wait: Wait, seconds: float) -> None:
+        self.start()
+        self.wake([Lane.RESOLVE])
+        if self.lanes[Lane.RESOLVE].paused or not self._places.acquire(blocking=False):
+            return
+        try:
+            wait.over.wait(seconds)
+        finally:
+            self._places.release()
 
     # -- the carriers --
 
@@ -319,27 +324,34 @@ class Carrier:
 
     def _settle(self, batch: Sequence[Job], results: Mapping[int, Result], seconds: float) -> None:
         now = self._clock()
-        pauses: list[tuple[float, str]] = []
+        pauses: dict[str, tuple[float, str]] = {}  # by vendor: the longest, and why
         settlements = []
         for job in batch:
             result = results[job.id]
             if isinstance(result, ApiError):
                 decision = self._decide(job, result, now)
-                pauses.append((decision.pause, str(result)))
                 settlements.append(_failed(job, result, decision, now))
+                if decision.pause:
+                    # Not always our own vendor: before a person is written, Kommo may be asked for the stage.
+                    vendor = result.vendor or self._vendor
+                    pauses[vendor] = max(pauses.get(vendor, (0.0, "")), (decision.pause, str(result)))
             else:
                 settlements.append(Settlement(job, result, due_at=now))
-        pause, reason = max(pauses, default=(0.0, ""))
-        if not pause and self._streak >= LONG_STREAK:
+        if not pauses and self._streak >= LONG_STREAK:
             self._journal.hurry(self._lane, now=now)
-        self._streak = self._streak + 1 if pause else 0
-        if pause:
-            log.warning("vendor paused", vendor=self._vendor, seconds=round(pause, 1), reason=reason)
-            self.paused = f"{self._vendor} is paused: {reason}"
-            self._journal.pause(self._vendor, now + pause, reason)
+        self._streak = self._streak + 1 if pauses else 0
+        for vendor, (pause, reason) in pauses.items():
+            self._pause(vendor, now, pause, reason)
         for settlement in self._journal.settle(settlements, now=now):
             _report(settlement, seconds)
             self._dispatcher.settled(settlement)
+
+    def _pause(self, vendor: str, now: float, seconds: float, reason: str) -> None:
+        write = log.error if seconds >= LOCKED_OUT_SECONDS else log.warning
+        write("vendor paused", vendor=vendor, seconds=round(seconds, 1), reason=reason)
+        if vendor == self._vendor:
+            self.paused = f"{vendor} is paused: {reason}"
+        self._journal.pause(vendor, now + seconds, reason)
 
     def _decide(self, job: Job, error: ApiError, now: float) -> Decision:
         age = now - job.created_at

@@ -216,6 +216,8 @@ class Service:
                 os.kill(int(worker), signal.SIGKILL)
         self.process.wait()
 
+    close = kill
+
     def stop(self) -> None:
         """Ask it to stop and wait for it."""
         self._let_go()

@@ -16,8 +16,9 @@ class Fault(StrEnum):
 class ApiError(Exception):
     """A vendor did not do what it was asked.
 
-    `ambiguous`: it may have done it all the same (no answer came). `retry_after`: seconds it asked us to wait.
-    `status`: HTTP status, None without an answer. The message is for people, in the vendor's words if it had any.
+    `vendor`: whose answer it is, in lower case; '' for a fault of our own. `status`: HTTP status, None without an
+    answer. `ambiguous`: it may have done it all the same. `retry_after`: seconds it asked us to wait. The message
+    is for people, in the vendor's words if it had any.
     """
 
     def __init__(
@@ -25,12 +26,14 @@ class ApiError(Exception):
         message: str,
         *,
         fault: Fault,
+        vendor: str = "",
         status: int | None = None,
         retry_after: float | None = None,
         ambiguous: bool = False,
     ) -> None:
         super().__init__(message)
         self.fault = fault
+        self.vendor = vendor
         self.status = status
         self.retry_after = retry_after
         self.ambiguous = ambiguous

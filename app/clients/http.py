@@ -24,6 +24,7 @@ READ_SECONDS = 10.0
 POOL_SIZE = 16
 WORDS_KEPT = 300  # of a vendor's error text
 RAW_WORDS_KEPT = 100  # of one that is not in the vendor's own form
+BLOCK_SECONDS = 30.0  # how long a block is waited out before the next look, if it does not say
 LONGEST_WAIT_SECONDS = 86400.0  # a vendor whose clock is wrong must not be left alone for weeks
 
 PASSING = frozenset({408, 423, 425, 429})
@@ -42,6 +43,7 @@ class Http:
     """Calls one host of one vendor.
 
     `explain` reads the vendor's error body. `throttle` is called before every request and waits until it may go.
+    `is_block` tells by status and body a passing block for too many calls from a refused key.
     Redirects are not followed: they would carry the token to another host.
     """
 
@@ -53,9 +55,12 @@ class Http:
         *,
         explain: Callable[[Any], Refusal],
         throttle: Callable[[], None] = lambda: None,
+        is_block: Callable[[int, str], bool] = lambda status, body: False,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self.vendor = vendor
+        self._key = vendor.split()[0].lower()
+        self._is_block = is_block
         self._base_url = base_url
         self._explain = explain
         self._throttle = throttle
@@ -123,6 +128,7 @@ class Http:
                 f"{self.vendor}: {method} {path} answered {response.status_code} with something that is not JSON: "
                 f"{self._raw(response)!r}",
                 fault=Fault.PASSING,
+                vendor=self._key,
                 status=response.status_code,
                 ambiguous=method != "GET",
             ) from error
@@ -135,6 +141,7 @@ class Http:
         return ApiError(
             f"{self.vendor}: {words} to {method} {path} ({type(error).__name__})",
             fault=Fault.PASSING,
+            vendor=self._key,
             ambiguous=not unsent,
         )
 
@@ -147,11 +154,15 @@ class Http:
         # Proxies and block pages answer in HTML, and words outside the vendor's form are words too.
         words = self._hide(refusal.words)[:WORDS_KEPT] if isinstance(refusal.words, str) else ""
         wait = _seconds(refusal.retry_after)
+        if wait is None:
+            wait = _seconds(response.headers.get("Retry-After"))
+        blocked = self._is_block(status, response.text)
         return ApiError(
             f"{self.vendor}: {method} {path} answered {status}: {words or self._raw(response) or response.reason}",
-            fault=_fault(status),
+            fault=Fault.PASSING if blocked else _fault(status),
+            vendor=self._key,
             status=status,
-            retry_after=_seconds(response.headers.get("Retry-After")) if wait is None else wait,
+            retry_after=BLOCK_SECONDS if blocked and wait is None else wait,
             # A gateway's time-out says nothing of what happened behind it.
             ambiguous=status >= 500,
         )
@@ -175,6 +186,7 @@ def understanding(vendor: str, what: str) -> Iterator[None]:
         raise ApiError(
             f"{vendor}: the answer to {what} has an unexpected shape ({type(error).__name__}: {error})",
             fault=Fault.PASSING,
+            vendor=vendor.lower(),
         ) from error
 
 

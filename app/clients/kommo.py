@@ -65,6 +65,7 @@ class KommoClient:
             {"Authorization": f"Bearer {token}"},
             explain=_explain,
             throttle=throttle,
+            is_block=_is_block,
         )
 
     def leads(self, ids: Iterable[int]) -> dict[int, Lead]:
@@ -190,6 +191,12 @@ class KommoClient:
         except (LookupError, TypeError, ValueError):
             made = {}  # they are there all the same: asking again would add them twice
         return [made.get(str(number), 0) for number in range(len(items))]
+
+
+def _is_block(status: int, body: str) -> bool:
+    """Tell the block after too many calls, which answers in HTML, from a token without rights."""
+    # Reference: https://developers.kommo.com/docs/limitations
+    return status == HTTPStatus.FORBIDDEN and body.lstrip().startswith("<")
 
 
 def _explain(body: Any) -> Refusal:

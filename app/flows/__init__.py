@@ -60,7 +60,8 @@ class Ledger:
         """Take back the intent of steps that certainly did not happen."""
         for job, name in steps:
             self._steps[job.id].pop(name, None)
-        self._store.write_steps({job.id: self._steps[job.id] for job, _ in steps})
+        if steps:
+            self._store.write_steps({job.id: self._steps[job.id] for job, _ in steps})
 
     def notes_of(self, order_key: str) -> set[str]:
         """Return what vendors said of all finished steps of a key, in all its jobs."""
@@ -105,8 +106,11 @@ def deliver(
                 return [*errors, *[error] * (len(items) - start)]
             if len(part) == 1:
                 errors.append(error)
-            else:
-                errors += deliver(part, call, (len(part) + 1) // 2)
+                continue
+            errors += deliver(part, call, (len(part) + 1) // 2)
+            passing = next((item for item in errors if item and item.fault != Fault.REFUSED), None)
+            if passing:
+                return [*errors, *[passing] * (len(items) - len(errors))]
         else:
             words = list(refusals or [""] * len(part))
             errors += [ApiError(word, fault=Fault.REFUSED) if word else None for word in words]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.clients.errors import ApiError
+from app.clients.errors import ApiError, Fault
 from app.clients.kommo import Change, KommoClient, NewNote, NewTask, Written
 from app.events import DONE, HELD, Action, Contact, Job, Lead, Response
 from app.flows import Ledger, Result, deliver, keep_order
@@ -70,8 +70,9 @@ class EmailActivityFlow:
                 if wanted(item) and not ledger.finished(*item.step)
             ]
             if todo:
-                results |= write(todo, ledger)
-        return keep_order(batch, results)
+                # Held back at once: a later activity must not be written before an earlier one of its deal.
+                results = keep_order(batch, results | write(todo, ledger))
+        return results
 
     def _tasks(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
         """Add a task to each deal that has had none within the cooldown."""
@@ -114,10 +115,8 @@ class EmailActivityFlow:
 
         What an earlier attempt began, and never learned the end of, is first looked for at Kommo.
         """
-        try:
-            todo = self._without_found(todo, ledger, read)
-        except ApiError as error:
-            return {item.job.id: error for item in todo}
+        unknown = self._look_up(todo, ledger, read)
+        todo = [item for item in todo if item.job.id not in unknown and not ledger.finished(*item.step)]
         ids = ledger.begin([item.step for item in todo])
         ours = [item for item in todo if item.job.id in ids]
 
@@ -130,31 +129,33 @@ class EmailActivityFlow:
             [item.step for item, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
         )
         lost: dict[int, Result] = {item.job.id: HELD for item in todo if item.job.id not in ids}
-        return lost | _failures(ours, errors)
+        return unknown | lost | _failures(ours, errors)
 
     @staticmethod
-    def _without_found(
+    def _look_up(
         todo: Sequence[Todo], ledger: Ledger, read: Callable[[Sequence[int]], Sequence[Written]]
-    ) -> list[Todo]:
-        """Tick off what turns out to have been written, and return the rest. Raises ApiError."""
-        doubtful = [item for item in todo if ledger.begun(*item.step)]
-        if not doubtful:
-            return list(todo)
-        known: set[str] = set()
-        for key in {item.job.order_key for item in doubtful}:
-            known |= ledger.notes_of(key)
-        # Oldest first, and each stands for one step only: several clicks may have made notes of the same words.
-        written = [
-            entry for entry in read(sorted({item.lead_id for item in doubtful})) if str(entry.id) not in known
-        ]
-        found: list[tuple[Todo, str]] = []
-        for item in doubtful:
-            match = next((entry for entry in written if _is_of(entry, item)), None)
-            if match:
-                written.remove(match)
-                found.append((item, str(match.id)))
-        ledger.finish([item.step for item, _ in found], [entity_id for _, entity_id in found])
-        return [item for item in todo if not ledger.finished(*item.step)]
+    ) -> dict[int, Result]:
+        """Tick off doubtful steps that turn out to have been taken; return the errors where Kommo did not tell."""
+        unknown: dict[int, Result] = {}
+        doubtful: dict[int, list[Todo]] = defaultdict(list)
+        for item in todo:
+            if ledger.begun(*item.step):
+                doubtful[item.lead_id].append(item)
+        for lead_id, items in doubtful.items():
+            try:
+                written = read([lead_id])
+            except ApiError as error:
+                unknown |= {item.job.id: error for item in items}
+                continue
+            known = ledger.notes_of(items[0].job.order_key)
+            # Oldest first, and each stands for one step only: several clicks may have made notes of the same words.
+            free = [entry for entry in written if str(entry.id) not in known]
+            for item in items:
+                match = next((entry for entry in free if _is_of(entry, item)), None)
+                if match:
+                    free.remove(match)
+                    ledger.finish([item.step], [str(match.id)])
+        return unknown
 
     def _lead_changes(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
         return self._change(todo, ledger, _lead_id, self._kommo.leads, self._kommo.update_leads)
@@ -162,8 +163,8 @@ class EmailActivityFlow:
     def _contact_changes(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
         return self._change(todo, ledger, _contact_id, self._kommo.contacts, self._kommo.update_contacts)
 
-    @staticmethod
     def _change(
+        self,
         todo: Sequence[Todo],
         ledger: Ledger,
         target: Callable[[Todo], int],
@@ -174,7 +175,14 @@ class EmailActivityFlow:
         try:
             entities = read(target(item) for item in todo)
         except ApiError as error:
-            return {item.job.id: error for item in todo}
+            if error.fault != Fault.REFUSED or len(todo) == 1:
+                return {item.job.id: error for item in todo}
+            # One id that Kommo does not take must not stop the others.
+            middle = len(todo) // 2
+            first, second = todo[:middle], todo[middle:]
+            return self._change(first, ledger, target, read, write) | self._change(
+                second, ledger, target, read, write
+            )
         wishes: dict[int, Wish] = defaultdict(Wish)
         for item in todo:
             _wish(wishes[target(item)], item.action)
@@ -193,7 +201,7 @@ class EmailActivityFlow:
 
 def _is_of(entry: Written, item: Todo) -> bool:
     """Say whether something on a deal is what an action would have written."""
-    since = item.job.created_at - CLOCKS_APART_SECONDS
+    since = item.job.event.received_at - CLOCKS_APART_SECONDS
     # Kommo trims texts.
     same = entry.lead_id == item.lead_id and entry.text.strip() == item.action.text.strip()
     return same and entry.created_at >= since

@@ -9,7 +9,7 @@ from dataclasses import replace
 from app.clients.errors import ApiError, Fault
 from app.clients.kommo import KommoClient
 from app.events import Contact, Context, EmailActivity, Job, Lane, Lead, Outcome, StageChange, State, skipped
-from app.flows import Ledger, Result
+from app.flows import Ledger, Result, keep_order
 from app.mapping import Rules
 
 
@@ -35,7 +35,7 @@ class ResolveFlow:
         """Read Kommo for a batch and plan each event."""
         stages = [job for job in batch if isinstance(job.event.data, StageChange)]
         emails = [job for job in batch if isinstance(job.event.data, EmailActivity)]
-        return self._resolve(stages, self._deals) | self._resolve(emails, self._email_deals)
+        return keep_order(batch, self._resolve(stages, self._deals) | self._resolve(emails, self._email_deals))
 
     def _resolve(self, batch: list[Job], find: Callable[[list[Job]], dict[int, Context]]) -> dict[int, Result]:
         if not batch:

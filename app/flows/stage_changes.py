@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 
 from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person
-from app.clients.errors import ApiError
+from app.clients.errors import ApiError, Fault
 from app.clients.kommo import KommoClient
 from app.clients.ortto import ACTIVITIES_A_CALL, Activity, OrttoClient
 from app.events import DONE, HELD, Job, Lane, Outcome, StageNews, State, skipped
@@ -39,7 +39,12 @@ class CurrentStages:
         """Return each job's news with its deal's current stage for the person. Raises ApiError."""
         news = {job.id: _news(job) for job in batch}
         stale = {item.lead_id for item in news.values() if self._clock() - item.read_at > FRESH_SECONDS}
-        leads = self._kommo.leads(stale)
+        try:
+            leads = self._kommo.leads(stale)
+        except ApiError as error:
+            # A read that Kommo refuses is no fault of what is to be written elsewhere.
+            fault = Fault.PASSING if error.fault == Fault.REFUSED else error.fault
+            raise ApiError(str(error), fault=fault, vendor=error.vendor, retry_after=error.retry_after) from error
         newest: dict[int, StageNews] = {}
         for item in news.values():
             if item.lead_id in leads:
@@ -149,6 +154,8 @@ class OrttoFlow:
         errors = deliver(activities, self._client.create_activities, ACTIVITIES_A_CALL)
         results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
         ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE])
+        unsent = [job for job, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
+        ledger.forget([(job, EVENT) for job in unsent])
         return skips | keep_order(batch, results)
 
 

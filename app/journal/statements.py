@@ -57,6 +57,23 @@ _held_back = (
     )
     .exists()
 )
+_behind_another = (
+    select(_earlier.c.id)
+    .where(
+        _earlier.c.lane == jobs.c.lane,
+        _earlier.c.order_key == jobs.c.order_key,
+        _earlier.c.state == PENDING,
+        _earlier.c.id < jobs.c.id,
+    )
+    .exists()
+)
+_claimable = (
+    jobs.c.lane == bindparam("lane_"),
+    OWED,
+    jobs.c.due_at <= now(),
+    jobs.c.lease_until <= bindparam("lease_now"),
+    ~_held_back,
+)
 CLAIMABLE = (
     select(
         jobs,
@@ -69,19 +86,13 @@ CLAIMABLE = (
         events.c.data,
     )
     .join(events, events.c.id == jobs.c.event_id)
-    .where(
-        jobs.c.lane == bindparam("lane_"),
-        OWED,
-        jobs.c.due_at <= now(),
-        jobs.c.lease_until <= bindparam("lease_now"),
-        ~_held_back,
-    )
+    .where(*_claimable)
     .order_by(jobs.c.id)
     .limit(bindparam("limit"))
     # Rows that a person's session holds are passed over, not waited for (PostgreSQL).
     .with_for_update(of=jobs, skip_locked=True)
 )
-ANYTHING_DUE = select(jobs.c.id).where(jobs.c.lane == bindparam("lane_"), OWED, jobs.c.due_at <= now()).limit(1)
+ANYTHING_CLAIMABLE = select(jobs.c.id).where(*_claimable).limit(1)
 LEASE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
@@ -124,7 +135,7 @@ HURRY = (
 FREE_COOLDOWN = delete(cooldowns).where(cooldowns.c.holder == bindparam("holder_"))
 NEXT_DUE = select(
     func.min(case((jobs.c.due_at > jobs.c.lease_until, jobs.c.due_at), else_=jobs.c.lease_until))
-).where(jobs.c.lane == bindparam("lane_"), OWED)
+).where(jobs.c.lane == bindparam("lane_"), OWED, ~_behind_another)
 STEPS_OF_KEY = select(jobs.c.steps).where(jobs.c.order_key == bindparam("order_key_"))
 
 # A job that has not failed yet is meant to be due at once.

@@ -127,13 +127,13 @@ class Journal:
         A job that waits, or that another process holds, keeps back the later ones of its key and nothing else.
         `take_over`: whether a lease that has run out by the clock may be taken for one.
         """
-        due = {"lane_": lane.value, "now": now, "lease_now": now if take_over else 0.0, "limit": limit}
+        due = {"lane_": lane.value, "now": now, "lease_now": now if take_over else 0.0}
 
         def work(connection: Connection) -> list[Job]:
             paused_until = connection.execute(sql.PAUSED_UNTIL, {"vendor_": vendor}).scalar()
             if paused_until and paused_until > now:
                 return []
-            rows = connection.execute(sql.CLAIMABLE, due).mappings()
+            rows = connection.execute(sql.CLAIMABLE, {**due, "limit": limit}).mappings()
             claimed = [read_job(row) for row in rows]
             if claimed:
                 until = now + LEASE_SECONDS
@@ -142,7 +142,7 @@ class Journal:
             return claimed
 
         # A look costs little; taking the write lock for nothing would slow everybody.
-        if self._scalar(sql.ANYTHING_DUE, {"lane_": lane.value, "now": now}) is None:
+        if self._scalar(sql.ANYTHING_CLAIMABLE, due) is None:
             return []
         return self._writer.run("claim", work)
 

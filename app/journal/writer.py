@@ -30,6 +30,7 @@ class _Write:
     work: Callable[[Connection], Any]
     committed: Callable[[Any], None]
     future: Future[Any] = field(default_factory=Future)
+    abandoned: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -62,6 +63,8 @@ class Writer:
         try:
             result: T = write.future.result(seconds)
         except TimeoutError as error:
+            # If its turn has not come it will not be written; else it may be, and nobody is to hear of it.
+            write.abandoned = not write.future.cancel()
             raise JournalError(f"the journal did not commit within {seconds:g} s") from error
         except SQLAlchemyError as error:
             raise JournalError(f"the journal cannot be written: {error}") from error
@@ -94,6 +97,7 @@ class Writer:
         return group, True
 
     def _commit(self, group: list[_Write]) -> None:
+        group = [write for write in group if write.future.set_running_or_notify_cancel()]
         try:
             with self._engine.begin() as connection:
                 for write in group:
@@ -102,7 +106,7 @@ class Writer:
             for write in group:
                 write.error = write.error or error
         for write in group:
-            if write.error is None:
+            if write.error is None and not write.abandoned:
                 write.committed(write.result)
         for write in group:
             if write.error is None:

@@ -126,6 +126,8 @@ def shown(value: object) -> str:
     """Return a foreign value as it may stand in a message: at most 40 characters, no line breaks."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, str) and "@" in value:
+        return "an email address"  # messages are logged, and addresses are not
     words = repr(value) if isinstance(value, str) else json.dumps(value)
     return words if len(words) <= 40 else words[:39] + "…"
 

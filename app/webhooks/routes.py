@@ -118,12 +118,17 @@ def _body() -> bytes:
 
     A form that was cut off would still be one, of other deals and stages. Raises HTTPException.
     """
-    length = request.content_length  # None: it comes in chunks
-    body = request.get_data() if length is None or length <= LARGEST_BODY else b""
-    # Of a body in chunks, no byte after the last one that we take is seen.
-    if (len(body) if length is None else length - 1) >= LARGEST_BODY:
-        raise RequestEntityTooLarge(f"The body is larger than {LARGEST_BODY} bytes: send it in parts.")
-    if length is not None and len(body) < length:
+    too_large = RequestEntityTooLarge(f"The body is larger than {LARGEST_BODY} bytes: send it in parts.")
+    length = request.content_length
+    if length is None:  # it comes in chunks, and of those nothing beyond the limit is seen
+        body = request.get_data()
+        if len(body) >= LARGEST_BODY:
+            raise too_large
+        return body
+    if length > LARGEST_BODY:
+        raise too_large
+    body = request.get_data()
+    if len(body) < length:
         raise BadRequest(f"The body was cut off: {len(body)} of its {length} bytes came. Send it again.")
     return body
 

@@ -1,9 +1,10 @@
-"""The load: deals that move, people who click, webhooks that are sent until they are acknowledged; and the ledger."""
+"""The load: deals that move and people who click, told until the telling is acknowledged; and the ledger."""
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import requests
-import yaml
 
 from bench.chaos.processes import ROOT, Process
 from sandbox.kommo.records import Pipeline, Stage
@@ -89,6 +89,7 @@ class Ledger:
     def __init__(self, file: Path) -> None:
         self.hooks: list[Hook] = []  # acknowledged, in that order
         self.given_up: list[Hook] = []
+        self.refused: list[str] = []  # answers that no webhook of ours deserves: 4xx and 500
         self.repeats = 0
         self.repeats_taken_as_new: list[str] = []
         self._file = file.open("w")
@@ -124,12 +125,16 @@ def add_stages(town: Town) -> None:
 
 def write_mapping(file: Path) -> None:
     """Write the shipped mapping with the stages of the chaos pipeline."""
-    shipped = yaml.safe_load((ROOT / "config" / "mapping.yaml").read_text())
-    shipped["stages"] = [
-        {"stage": stage_name(number), "pipeline": PIPELINE, "status": START + number, "label": stage_label(number)}
+    shipped = (ROOT / "config" / "mapping.yaml").read_text()
+    rows = "".join(
+        f"  - {{stage: {stage_name(number)}, pipeline: {PIPELINE}, status: {START + number}, "
+        f"label: {stage_label(number)}}}\n"
         for number in range(1, STAGES + 1)
-    ]
-    file.write_text(yaml.safe_dump(shipped, allow_unicode=True))
+    )
+    changed, count = re.subn(r"^stages:\n.*?(?=^# --)", f"stages:\n{rows}\n", shipped, flags=re.M | re.S)
+    if count != 1:
+        raise RuntimeError("config/mapping.yaml has no section `stages:` before a line `# --` any more")
+    file.write_text(changed)
 
 
 def stage_name(number: int) -> str:
@@ -265,8 +270,8 @@ class Load:
                 hook.acknowledged = time.time()
                 self._ledger.keep(hook)
                 return
-            if 400 <= status < 500:
-                raise RuntimeError(f"{hook.route} answered {status}: {answer}")
+            if 400 <= status < 500 or status == 500:
+                self._ledger.refused.append(f"webhook {hook.number} to {hook.route} got {status}: {answer}")
             time.sleep(0.3)
         self._ledger.given_up.append(hook)
 

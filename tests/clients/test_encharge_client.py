@@ -227,7 +227,13 @@ def test_an_error_of_the_rest_api_says_what_may_help(
         encharge.upsert_people([ZOE])
 
     assert str(caught.value) == f"Encharge: POST /people answered {status}: {words}"
-    assert vars(caught.value) == {"fault": fault, "status": status, "retry_after": None, "ambiguous": ambiguous}
+    assert vars(caught.value) == {
+        "vendor": "encharge",
+        "fault": fault,
+        "status": status,
+        "retry_after": None,
+        "ambiguous": ambiguous,
+    }
 
 
 @pytest.mark.parametrize(
@@ -248,7 +254,13 @@ def test_an_error_of_the_ingest_api_is_a_text(
         encharge.track(email="zoe@example.com", event="e", properties={})
 
     assert str(caught.value) == f"Encharge Ingest: POST / answered {status}: {words}"
-    assert vars(caught.value) == {"fault": fault, "status": status, "retry_after": None, "ambiguous": False}
+    assert vars(caught.value) == {
+        "vendor": "encharge",
+        "fault": fault,
+        "status": status,
+        "retry_after": None,
+        "ambiguous": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -264,7 +276,13 @@ def test_an_error_in_another_form_is_still_an_error(
         encharge.add_tag(email="zoe@example.com", tag="a")
 
     assert str(caught.value) == f"Encharge: POST /tags answered 429: {body}"
-    assert vars(caught.value) == {"fault": Fault.PASSING, "status": 429, "retry_after": 2.5, "ambiguous": False}
+    assert vars(caught.value) == {
+        "vendor": "encharge",
+        "fault": Fault.PASSING,
+        "status": 429,
+        "retry_after": 2.5,
+        "ambiguous": False,
+    }
 
 
 def test_the_article_stops_at_the_first_person_that_fails(

@@ -58,7 +58,9 @@ def failure(call: Callable[[], object]) -> ApiError:
 
 def facts(error: ApiError) -> dict[str, object]:
     """Return all that an error says, so that tests can compare it whole."""
-    return {"message": str(error), **vars(error)}
+    told = {"message": str(error), **vars(error)}
+    assert told.pop("vendor") == "vendor"
+    return told
 
 
 @contextmanager

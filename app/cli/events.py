@@ -76,12 +76,12 @@ def _replay(journal: Journal) -> click.Command:
             for job in _returnable(story):
                 click.echo(f"{story.id}: {story.kind} of {story.order_key}: {job.lane} again ({job.reason})")
         if dry_run:
-            click.echo(f"{len(found)} events would be taken up again. Nothing was changed.")
+            click.echo(f"That is all ({len(found)}). Nothing was changed.")
             return
         if not yes:
-            click.confirm(f"Take up {len(found)} events again?", abort=True)
+            click.confirm(f"Take these up again ({len(found)})?", abort=True)
         count = journal.take_up_again([story.id for story in found], now=time.time())
-        click.echo(f"{count} jobs are due again; the running service carries them out.")
+        click.echo(f"Due again: {count} of their jobs. The running service carries them out.")
 
     return replay
 

@@ -76,6 +76,10 @@ for name, columns in {
 }.items():
     Index(name, *columns, sqlite_where=OWED, postgresql_where=OWED)
 
+# Forgetting goes by age, and looks for the events of each webhook.
+Index("events_by_receipt", events.c.received_at)
+Index("events_of_webhook", events.c.webhook_id)
+
 # What happened to a deal, and what stands there already.
 Index("jobs_of_key", jobs.c.order_key)
 

@@ -107,7 +107,7 @@ class Writer:
                 write.error = write.error or error
         for write in group:
             if write.error is None and not write.abandoned:
-                write.committed(write.result)
+                self._tell(write)
         for write in group:
             if write.error is None:
                 write.future.set_result(write.result)
@@ -119,5 +119,20 @@ class Writer:
         try:
             with connection.begin_nested():
                 write.result = write.work(connection)
-        except Exception as error:  # noqa: BLE001 - one caller's failure must not undo the others' writes
+        except Exception as error:  # one caller's failure must not undo the others' writes
             write.error = error
+            if not _in_transaction(connection):
+                # SQLite rolls everything back by itself where it can write no more: nothing of the group stands.
+                raise
+
+    @staticmethod
+    def _tell(write: _Write) -> None:
+        try:
+            write.committed(write.result)
+        except Exception as error:  # noqa: BLE001 - its caller hears it; the writer goes on
+            write.error = error
+
+
+def _in_transaction(connection: Connection) -> bool:
+    """Say whether the driver still has the transaction that was begun (PostgreSQL's always has)."""
+    return bool(getattr(connection.connection.driver_connection, "in_transaction", True))

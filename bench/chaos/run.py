@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import shutil
 import tempfile
@@ -109,6 +110,9 @@ class Run:
             "pause": 3.0,
         }
         self._rate = 50
+        # Callers that die in the middle of a request are what this is about: no word of it from the sandbox.
+        logging.getLogger("sandbox").addHandler(logging.NullHandler())
+        logging.getLogger("sandbox").propagate = False
         town.kommo.switch(rate=0)
         load.add_stages(town)
         load.write_mapping(folder / "mapping.yaml")

@@ -158,7 +158,8 @@ def _spoil_disk(file: Path) -> None:
     def opened(url: str) -> tuple[Engine, Engine]:
         writer, reader = open_engines(url)
         if writer.dialect.name == "sqlite":
-            event.listen(writer, "begin", spoil)
+            # Before the app's own BEGIN: a connection that may only read cannot begin to write.
+            event.listen(writer, "begin", spoil, insert=True)
         return writer, reader
 
     def spoil(connection: Connection) -> None:

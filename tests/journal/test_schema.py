@@ -22,7 +22,7 @@ from app.journal import Journal, JournalError, schema
 from app.journal.tables import metadata
 
 ROOT = Path(__file__).parent.parent.parent
-HEAD = "0001"
+HEAD = "0002"
 
 
 @pytest.fixture
@@ -205,13 +205,19 @@ def test_a_locked_file_is_told_in_time(path: Path) -> None:
     opened(path)
 
 
-def test_a_file_that_cannot_be_written_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opened read-only by its address, since permissions do not bind a test that runs as root."""
     opened(path)
     monkeypatch.chdir(path.parent)
+    journal = Journal(f"sqlite:///file:{path}?mode=ro&uri=true")
+    began = time.monotonic()
 
-    with pytest.raises(JournalError, match=r"cannot be opened \(DATABASE_URL\): .*readonly database"):
-        Journal(f"sqlite:///file:{path}?mode=ro&uri=true")
+    for write in (journal.check, lambda: record(journal, stage(1))):
+        with pytest.raises(JournalError, match=r"^the journal cannot be written: .*readonly database"):
+            write()
+
+    assert time.monotonic() - began < 3
+    journal.close()
 
 
 def test_a_journal_that_could_not_be_opened_leaves_no_thread_behind(path: Path) -> None:

@@ -214,7 +214,7 @@ def test_a_stumbling_listener_does_not_stop_the_writer(group: Group, path: Path)
     assert words(path) == ["a", "b"]
 
 
-def test_a_caller_that_gives_up_may_find_it_written_all_the_same(group: Group, writer: Writer, path: Path) -> None:
+def test_what_a_caller_gave_up_before_its_turn_is_not_written(group: Group, writer: Writer, path: Path) -> None:
     late = group.ask(add("late"), seconds=0.1)
     with pytest.raises(JournalError, match=r"^the journal did not commit within 0\.1 s$"):
         late.result(SECONDS)
@@ -223,7 +223,27 @@ def test_a_caller_that_gives_up_may_find_it_written_all_the_same(group: Group, w
     group.go()
 
     writer.run("wait", lambda _: None)
-    assert words(path) == ["late"]
+    assert words(path) == []
+
+
+def test_what_a_caller_gave_up_in_its_turn_may_be_written_all_the_same(
+    writer: Writer, pool: ThreadPoolExecutor, path: Path
+) -> None:
+    heard: list[str] = []
+    go = threading.Event()
+
+    def slow(connection: Connection) -> str:
+        assert go.wait(SECONDS)
+        return add("slow")(connection)
+
+    asked = pool.submit(writer.run, "slow", slow, committed=heard.append, seconds=0.2)
+    with pytest.raises(JournalError, match=r"^the journal did not commit within 0\.2 s$"):
+        asked.result(SECONDS)
+    go.set()
+
+    writer.run("wait", lambda _: None)
+    assert words(path) == ["slow"]
+    assert heard == [], "nobody waits for it any more"
 
 
 def test_closing_commits_what_was_asked_for(engine: Engine, pool: ThreadPoolExecutor, path: Path) -> None:

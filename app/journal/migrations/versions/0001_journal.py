@@ -56,7 +56,6 @@ def upgrade() -> None:
         "jobs_by_due": ["lane", "due_at"],
     }.items():
         op.create_index(name, "jobs", columns, sqlite_where=owed, postgresql_where=owed)
-    op.create_index("jobs_of_key", "jobs", ["order_key"])
     op.create_table(
         "cooldowns",
         sa.Column("key", sa.Text, primary_key=True),

@@ -37,4 +37,5 @@ def on_starting(server: Any) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Finish the batches that are under way."""
     del server
-    worker.wsgi.extensions[EXTENSION].close()
+    if hasattr(worker, "wsgi"):  # one that failed to boot has none
+        worker.wsgi.extensions[EXTENSION].close()

@@ -7,12 +7,13 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 
 
 class Postgresql:
@@ -53,9 +54,13 @@ def running_postgresql() -> Iterator[Postgresql]:
                 del os.environ["XDG_RUNTIME_DIR"]
 
 
+@cache
+def _engine(url: str) -> Engine:
+    return create_engine(url.replace("postgresql:", "postgresql+psycopg:", 1), poolclass=NullPool)
+
+
 def run_sql(url: str, statement: str, **values: Any) -> list[tuple[Any, ...]]:
     """Run one SQL statement from outside the service, on either database; return its rows."""
-    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:", 1), poolclass=NullPool)
-    with engine.begin() as connection:
+    with _engine(url).begin() as connection:
         result = connection.execute(text(statement), values)
         return [tuple(row) for row in result] if result.returns_rows else []

@@ -422,4 +422,4 @@ def test_a_request_without_an_answer_may_have_been_done(
         "ambiguous": True,
     }
     assert received[0].startswith(b"POST /a HTTP/1.1\r\n")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10

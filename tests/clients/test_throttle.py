@@ -25,7 +25,7 @@ def test_callers_of_two_processes_share_one_limit(tmp_path: Path) -> None:
             went = sorted(pool.map(call, range(50)))
 
     assert min(late - early for early, late in zip(went, went[20:], strict=False)) >= 1.0
-    assert 2.1 <= went[-1] - went[0] < 10
+    assert 2.1 <= went[-1] - went[0] < 30
 
 
 def test_another_vendor_does_not_wait(tmp_path: Path) -> None:
@@ -34,4 +34,4 @@ def test_another_vendor_does_not_wait(tmp_path: Path) -> None:
         for vendor in ("kommo", "encharge", "ortto"):
             Throttle(journal, vendor, 0.1).wait()
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10

@@ -201,7 +201,7 @@ def test_a_locked_file_is_told_in_time(path: Path) -> None:
         with pytest.raises(JournalError, match=r"cannot be opened \(DATABASE_URL\): .*database is locked"):
             Journal(f"sqlite:///{path}")
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     opened(path)
 
 
@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_written_is_told(path: Path, monkeypatch: pytest.M
         with pytest.raises(JournalError, match=r"^the journal cannot be written: .*readonly database"):
             write()
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     journal.close()
 
 

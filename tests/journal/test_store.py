@@ -681,7 +681,7 @@ def test_a_locked_database_is_told_in_time(journal: Journal, write: Callable[[Jo
     with pytest.raises(JournalError, match=r"^the journal cannot be written: .*database is locked"):
         write(journal)
 
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
 
 
 def test_a_caller_waits_no_longer_than_it_says(journal: Journal, locked: sqlite3.Connection) -> None:
@@ -690,7 +690,7 @@ def test_a_caller_waits_no_longer_than_it_says(journal: Journal, locked: sqlite3
         journal.record(WEBHOOK, [(stage(1, "a"), None)], now=NOW, seconds=0.2)
     with pytest.raises(JournalError, match=r"^the journal did not commit within 0\.1 s$"):
         journal.check(seconds=0.1)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
 
     locked.execute("ROLLBACK")
 

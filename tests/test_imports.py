@@ -35,9 +35,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """What each part of app/ may import of the others; itself it may always."""
 
-# Modules that make up one part although they lie beside one another.
-PART_OF = {"mapping_file": "mapping", "mapping_rows": "mapping", "person_fields": "mapping"}
-
 PLACES: dict[str, tuple[str, ...]] = {
     "flask": ("app", "app.webhooks", "app.ops", "app.cli"),
     "werkzeug": ("app", "app.webhooks", "app.ops"),
@@ -48,7 +45,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "alembic": ("app.journal",),
     "sqlite3": ("app.journal",),
     "psycopg": ("app.journal",),
-    "yaml": ("app.mapping_file",),
+    "yaml": ("app.mapping.file",),
     "dotenv": ("app.settings",),
     "gunicorn": (),
 }
@@ -80,8 +77,7 @@ def imported(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
 def part(name: str) -> str:
     """Return the part of app/ to which a dotted name belongs."""
     names = name.split(".")
-    own = names[1] if len(names) > 1 else "app"
-    return PART_OF.get(own, own)
+    return names[1] if len(names) > 1 else "app"
 
 
 def within(module: str, place: str) -> bool:
@@ -177,7 +173,7 @@ def test_no_two_parts_may_import_each_other() -> None:
         ("app.flows.resolve", "from ..journal import Journal", "app.flows.resolve imports app.journal.Journal: "),
         ("app.clients.kommo", "def f():\n    import requests", "app.clients.kommo imports requests: "),
         ("app.dispatcher", "from flask import g", "app.dispatcher imports flask.g: "),
-        ("app.mapping_file", "from app.clients import http", "app.mapping_file imports app.clients.http: "),
+        ("app.mapping.file", "from app.clients import http", "app.mapping.file imports app.clients.http: "),
         ("app.ops.page", "import sqlalchemy.orm", "app.ops.page imports sqlalchemy.orm: "),
         ("app.webhooks.kommo", "from flask import request", "app.webhooks.kommo imports flask.request: readers "),
         ("app.webhooks.activity", "import werkzeug", "app.webhooks.activity imports werkzeug: readers "),

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
-from support import FORM, JSON, Service, add_deals, arrived, at_once, eventually, stage_hook
+from support import FORM, JSON, Service, add_deals, arrived, at_once, eventually, rows, stage_hook
 
 from sandbox.town import Town
 
@@ -118,6 +118,25 @@ def test_many_clicks_at_once_make_one_task_and_a_note_each(
     assert {answer.status_code for answer in answers} == {200}
     eventually(lambda: len(arrived(town).get("notes", [])) >= 20)
     assert {name: len(what) for name, what in arrived(town).items()} == {"tasks": 1, "notes": 20}
+    assert town.kommo.count(status=429) == 0
+
+
+def test_searches_through_two_processes_never_ask_kommo_too_often(
+    start_service: Callable[..., Service], town: Town
+) -> None:
+    """Each person that no webhook names a deal for costs a search: 30 of them, and 7 calls a second."""
+    services = [start_service(), start_service()]
+    bodies = [{**FLOW_BODY, "email": f"stranger{number}@far.example"} for number in range(30)]
+    posts = [
+        partial(services[n % 2].post, "encharge", json.dumps(body).encode(), JSON) for n, body in enumerate(bodies)
+    ]
+
+    answers = at_once(posts, 15)
+
+    assert {answer.status_code for answer in answers} == {200}
+    done = "SELECT count(*) FROM jobs WHERE state = 'skipped'"
+    eventually(lambda: rows(services[0].variables, done) == [(30,)])
+    assert town.kommo.count("GET", "/api/v4/contacts", 200) == 30
     assert town.kommo.count(status=429) == 0
 
 

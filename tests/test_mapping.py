@@ -24,7 +24,8 @@ from app.events import (
     StageChange,
     StageNews,
 )
-from app.mapping import Rules, load, person_names
+from app.mapping import Rules, load
+from app.mapping.rules import person_names
 
 SHIPPED = Path(__file__).parent.parent / "config" / "mapping.yaml"
 VARIABLES: dict[str, int | None] = {"KOMMO_CF_EMAIL_ACTIVITY": 800301, "KOMMO_CF_EMAIL_STATUS": 800302}

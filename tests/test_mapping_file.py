@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.mapping import MappingError, Stage, load
-from app.mapping_file import LARGEST_FILE
+from app.mapping.file import LARGEST_FILE
 
 SHIPPED = Path(__file__).parent.parent / "config" / "mapping.yaml"
 VARIABLES = {"KOMMO_CF_EMAIL_ACTIVITY": 800301, "KOMMO_CF_EMAIL_STATUS": 800302}

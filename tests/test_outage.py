@@ -128,6 +128,40 @@ def test_stages_arrive_in_their_order_though_the_first_was_held_back(
     assert stages_of(town, "marta") == ["negotiation", "Negotiation"]
 
 
+def test_stages_of_one_webhook_arrive_in_their_order_though_the_first_failed(service: Service, town: Town) -> None:
+    """A relay may gather what it passes on; one of the calls fails while the next ones would go through."""
+    town.vendors["ingest"].faults.add(status=503, times=1)
+    moves = (QUALIFIED, PROPOSAL_SENT, NEGOTIATION)
+    at = int(time.time())
+    hooks = [stage_hook(MARTA, status=status, at=at + number) for number, status in enumerate(moves)]
+    body = b"&".join(hook.replace(b"%5B0%5D", b"%%5B%d%%5D" % number) for number, hook in enumerate(hooks))
+
+    answer = service.post("kommo", body, FORM)
+
+    assert [entry["status"] for entry in answer.json()["events"]] == ["accepted"] * 3
+    eventually(lambda: len(events_of(town)) == len(activities_of(town)) == 3)
+    assert events_of(town) == ["qualified", "proposal_sent", "negotiation"]
+    assert activities_of(town) == ["Qualification", "Proposal sent", "Negotiation"]
+
+
+def test_stages_arrive_in_their_order_through_two_processes(
+    start_service: Callable[..., Service], town: Town
+) -> None:
+    """The second process may not overtake the first one, which waits for a slow vendor."""
+    slow, quick = start_service(), start_service()
+    for vendor, path in (INGEST, ACTIVITIES):
+        town.vendors[vendor].faults.add(path=path, seconds=2, times=1)
+    at = int(time.time())
+
+    first = slow.post("kommo", stage_hook(MARTA, status=QUALIFIED, at=at), FORM)
+    second = quick.post("kommo", stage_hook(MARTA, status=PROPOSAL_SENT, at=at + 1), FORM)
+
+    assert {first.json()["status"], second.json()["status"]} <= {"accepted", "delivered"}
+    eventually(lambda: len(events_of(town)) == len(activities_of(town)) == 2)
+    assert events_of(town) == ["qualified", "proposal_sent"]
+    assert activities_of(town) == ["Qualification", "Proposal sent"]
+
+
 def test_when_all_waiting_places_are_taken_the_next_one_is_answered_at_once(
     start_service: Callable[..., Service], town: Town, env: dict[str, str]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from app.mapping_rows import (
+from app.mapping.rows import (
     ActionRow,
     FieldRow,
     MappingRows,

@@ -24,9 +24,9 @@ from app.events import (
     StageChange,
     StageNews,
 )
-from app.mapping_file import MappingError, read
-from app.mapping_rows import ActionRow, FieldRow, MappingRows, RuleRow, StageRow, ValueRow
-from app.person_fields import encharge_value, kommo_value, ortto_money, ortto_value
+from app.mapping.file import MappingError, read
+from app.mapping.person_fields import encharge_value, kommo_value, ortto_money, ortto_value
+from app.mapping.rows import ActionRow, FieldRow, MappingRows, RuleRow, StageRow, ValueRow
 
 __all__ = ["FieldRow", "MappingError", "Rules", "Stage", "load", "person_names"]
 

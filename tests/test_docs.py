@@ -19,6 +19,7 @@ from support import ROOT
 
 from app import mapping
 from app.events import EmailActivity, Event, Kind, Source, StageChange, Webhook
+from app.mapping.rules import CRM_STAGE_CHANGED
 from app.settings import VARIABLES, load
 from app.webhooks import encharge, kommo, ortto
 
@@ -244,7 +245,7 @@ def test_the_dynamic_webhook_of_ortto_is_understood() -> None:
 
 def test_the_activity_of_ortto_is_the_one_that_is_written() -> None:
     definition, _ = (json.loads(block) for block in examples("### In Ortto", "json"))
-    assert f"act:cm:{definition['name']}" == mapping.CRM_STAGE_CHANGED
+    assert f"act:cm:{definition['name']}" == CRM_STAGE_CHANGED
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.STAGE_CHANGED, Kind.OTHER)])

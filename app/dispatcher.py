@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -19,6 +18,7 @@ from app.clock import ClockWatch
 from app.events import Event, Job, Lane, Outcome, State, Webhook
 from app.flows import Flow, Ledger, Result
 from app.journal import Journal, JournalError, Recorded, Settlement
+from app.receipts import Part, Receipt, Wait
 from app.retry import LOCKED_OUT_SECONDS, Decision, decide
 
 log = structlog.get_logger("relay.dispatcher")
@@ -28,64 +28,7 @@ POLL_SECONDS = 1.0  # how soon a job is seen that another process wrote or let g
 RENEW_SECONDS = 15.0
 LONG_STREAK = 3  # failed batches in a row that are an outage: after it, what waits is tried at once
 PURGE_SECONDS = 3600.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """How one job of an event stands."""
-
-    lane: Lane
-    state: State
-    reason: str = ""
-
-
-@dataclass
-class Wait:
-    """A request that waits for its events: done when each of them is settled, or will not be for now."""
-
-    open: dict[int, set[Lane]]  # by event id
-    parts: dict[int, list[Part]] = field(default_factory=dict)
-    over: threading.Event = field(default_factory=threading.Event)
-
-    def settle(self, event_id: int, part: Part, owed: Iterable[Lane]) -> None:
-        """Note a settled job and what follows from it."""
-        lanes = self.open.get(event_id)
-        self.parts.setdefault(event_id, []).append(part)
-        if lanes is None:
-            return
-        lanes.discard(part.lane)
-        lanes.update(owed)
-        if part.state == State.PENDING or not lanes:
-            self._close(event_id)
-
-    def give_up_on(self, lane: Lane, reason: str) -> None:
-        """Stop waiting for the events that a paused lane holds back."""
-        for event_id in [key for key, lanes in self.open.items() if lane in lanes]:
-            self.parts.setdefault(event_id, []).append(Part(lane, State.PENDING, reason))
-            self._close(event_id)
-
-    def _close(self, event_id: int) -> None:
-        del self.open[event_id]
-        if not self.open:
-            self.over.set()
-
-
-class Receipt:
-    """What was written down of one webhook, and how its events stand as far as this process has seen."""
-
-    def __init__(self, recorded: Sequence[Recorded]) -> None:
-        self.recorded = recorded
-        self.wait = Wait(
-            {item.event.id: {Lane.RESOLVE} for item in recorded if not item.duplicate and not item.refused}
-        )
-
-    def parts(self, event: Event) -> list[Part]:
-        """Return how the jobs of an event stand; none if nothing was heard of them yet."""
-        return list(self.wait.parts.get(event.id, []))
-
-    def open(self, event: Event) -> bool:
-        """Say whether an event is still under way."""
-        return event.id in self.wait.open
+STOP_SECONDS = 20.0  # less than gunicorn's grace
 
 
 class Dispatcher:
@@ -172,15 +115,15 @@ class Dispatcher:
             for thread in self._threads:
                 thread.start()
 
-    def stop(self, seconds: float = 30.0) -> None:
-        """Finish the batches that are under way and start no new ones."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Finish the batches that are under way, start no new ones, and let go of what did not finish in time."""
         self._stopping.set()
         self.wake(self.lanes)
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         try:
-            self._journal.release()
+            self._journal.release(job for lane in self.lanes.values() for job in lane.carrying)
         except JournalError as error:
             log.warning("not released: others take over when the leases end", error=str(error))
 
@@ -241,7 +184,8 @@ class Dispatcher:
                 self._renew()
                 if time.monotonic() >= purge_at:
                     purge_at = time.monotonic() + PURGE_SECONDS
-                    self._journal.purge(self._clock() - self._retention)
+                    while self._journal.purge(self._clock() - self._retention):
+                        pass
             except JournalError as error:
                 log.error("housekeeping failed", error=str(error))
 
@@ -275,10 +219,13 @@ class Carrier:
         while not self._dispatcher.stopping.is_set():
             self.woken.clear()
             try:
+                # What a failure of the journal interrupted is not under way any more.
+                self._journal.release(self.carrying)
+                self.carrying = ()
                 if not self._carry_waiting():
                     self.woken.wait(self._idle_seconds())
             except Exception as error:
-                # A lane must outlive whatever happens. Nothing is lost: what was claimed comes back with its lease.
+                # A lane must outlive whatever happens. Nothing is lost: the steps that were taken are on disk.
                 foreseen = isinstance(error, JournalError)
                 log.error("lane stopped for a moment", lane=self._lane, error=str(error), exc_info=not foreseen)
                 self._dispatcher.stopping.wait(POLL_SECONDS)
@@ -302,11 +249,8 @@ class Carrier:
             return False
         self.carrying = batch
         began = time.monotonic()
-        try:
-            results = self._attempt(batch)
-            self._settle(batch, results, time.monotonic() - began)
-        finally:
-            self.carrying = ()
+        self._settle(batch, self._attempt(batch), time.monotonic() - began)
+        self.carrying = ()
         return True
 
     def _attempt(self, batch: Sequence[Job]) -> Mapping[int, Result]:

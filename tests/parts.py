@@ -151,7 +151,7 @@ class Desk:
     def steps(self, lane: Lane) -> dict[int, Mapping[str, Step]]:
         """Return the ledgers of what a lane still owes, by event id; nothing is changed."""
         batch = self.claim(lane)
-        self.journal.release()
+        self.journal.release(batch)
         return {job.event.id: job.steps for job in batch}
 
 

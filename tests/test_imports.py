@@ -14,14 +14,15 @@ SOURCES = sorted(path for folder in ("app", "sandbox") for path in (ROOT / folde
 # webhooks, ops, cli → dispatcher → flows → clients, mapping → events; journal → events.
 WORDS = {"events"}
 OUTSIDE = WORDS | {"clients", "journal", "mapping"}
-ENTRANCE = OUTSIDE | {"dispatcher"}
+ENTRANCE = OUTSIDE | {"dispatcher", "receipts"}
 MAY_IMPORT: dict[str, set[str]] = {
     "app": {"webhooks", "ops", "cli", "dispatcher", "flows", "clients", "journal", "mapping", "settings", "logs"}
     | WORDS,
     "webhooks": ENTRANCE | {"addresses"},
     "ops": ENTRANCE,
     "cli": ENTRANCE | {"settings"},
-    "dispatcher": OUTSIDE | {"flows", "retry", "clock"},
+    "dispatcher": OUTSIDE | {"flows", "receipts", "retry", "clock"},
+    "receipts": WORDS | {"journal"},
     "flows": WORDS | {"clients", "mapping"},
     "retry": {"clients"},
     "clients": WORDS | {"addresses"},

@@ -119,7 +119,7 @@ class Http:
         if not response.content:
             return None
         try:
-            return response.json()
+            return _storable(response.json())
         except requests.JSONDecodeError as error:
             if method != "GET" and not response.text.lstrip().startswith("<"):
                 return None  # done; no caller needs the words of a write's answer
@@ -172,6 +172,7 @@ class Http:
 
     def _hide(self, words: str) -> str:
         """Return a vendor's words without our keys, which a debug page may echo."""
+        words = _storable(words)
         for secret in self._secrets:
             words = words.replace(secret, "***")
         return words
@@ -204,6 +205,17 @@ def _unsent(error: requests.RequestException) -> bool:
         return True
     cause = error.args[0] if error.args else None  # urllib3's, which names the reason
     return isinstance(getattr(cause, "reason", None), NewConnectionError)
+
+
+def _storable(value: Any) -> Any:
+    """Return parsed JSON without NUL and half characters (an emoji that was cut): no database stores them."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return value
 
 
 def _seconds(said: object) -> float | None:

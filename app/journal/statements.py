@@ -126,7 +126,7 @@ END = (
     )
 )
 SET_CONTEXT = update(events).where(events.c.id == bindparam("event_id_")).values(context=bindparam("context_"))
-RELEASE = update(jobs).where(jobs.c.owner == bindparam("holder"), OWED).values(owner=None, lease_until=0.0)
+RELEASE = update(jobs).where(_OURS).values(owner=None, lease_until=0.0)
 HURRY = (
     update(jobs)
     .where(jobs.c.lane == bindparam("lane_"), OWED, jobs.c.due_at > now(), jobs.c.attempts > 0)
@@ -140,6 +140,9 @@ STEPS_OF_KEY = select(jobs.c.steps).where(jobs.c.order_key == bindparam("order_k
 
 # A job that has not failed yet is meant to be due at once.
 DUE_AT_ONCE = update(jobs).where(OWED, jobs.c.attempts == 0, jobs.c.due_at > now()).values(due_at=now())
+
+# Takes the write lock and changes nothing.
+TOUCH = delete(cooldowns).where(cooldowns.c.key == "")
 
 # -- vendors --
 

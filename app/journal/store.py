@@ -188,9 +188,11 @@ class Journal:
         rows = self._read(lambda connection: connection.scalars(sql.STEPS_OF_KEY, {"order_key_": order_key}).all())
         return {step.note for row in rows for step in read_steps(row).values() if step.note}
 
-    def release(self) -> None:
-        """Let go of every job this process holds, so that others need not wait for its leases to end."""
-        self._writer.run("release", lambda connection: connection.execute(sql.RELEASE, {"holder": self.owner}))
+    def release(self, held: Iterable[Job]) -> None:
+        """Let go of jobs that are not carried out any more, so that nobody waits for their leases to end."""
+        ours = [{"job_id": job.id, "holder": self.owner} for job in held]
+        if ours:
+            self._writer.run("release", lambda connection: connection.execute(sql.RELEASE, ours))
 
     def hurry(self, lane: Lane, *, now: float) -> None:
         """Make the jobs of a lane due that wait for another attempt: their vendor is back."""
@@ -248,9 +250,7 @@ class Journal:
 
     def check(self, *, seconds: float = WRITE_SECONDS) -> None:
         """Take and release the write lock; raises JournalError if the journal cannot be written."""
-        self._writer.run(
-            "check", lambda connection: connection.execute(sql.RELEASE, {"holder": ""}), seconds=seconds
-        )
+        self._writer.run("check", lambda connection: connection.execute(sql.TOUCH), seconds=seconds)
 
     def oldest_due(self, *, now: float) -> float | None:
         """Return since when the longest waiting due job has been waiting, or None."""

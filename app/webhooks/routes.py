@@ -18,10 +18,11 @@ from werkzeug.exceptions import (
     Unauthorized,
 )
 
-from app.dispatcher import Dispatcher, Receipt
+from app.dispatcher import Dispatcher
 from app.events import Reading, Source, State, Webhook
 from app.journal import JournalError, Recorded
 from app.mapping import Rules
+from app.receipts import Receipt
 from app.webhooks.bodies import BodyError
 from app.webhooks.secrets import allowed
 

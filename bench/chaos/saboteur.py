@@ -158,15 +158,14 @@ def _spoil_disk(file: Path) -> None:
     def opened(url: str) -> tuple[Engine, Engine]:
         writer, reader = open_engines(url)
         if writer.dialect.name == "sqlite":
-            # Before the app's own BEGIN: a connection that may only read cannot begin to write.
-            event.listen(writer, "begin", spoil, insert=True)
+            event.listen(writer, "checkout", spoil)
         return writer, reader
 
-    def spoil(connection: Connection) -> None:
+    def spoil(connection: Any, record: Any, _: object) -> None:
         mode = _read(file)
-        if connection.info.get(DISK, "") != mode:
-            connection.info[DISK] = mode
+        if record.info.get(DISK, "") != mode:
+            record.info[DISK] = mode
             for pragma in DISKS[mode]:
-                connection.exec_driver_sql(pragma)
+                connection.execute(pragma)
 
     schema.open_engines = opened

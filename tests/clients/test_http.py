@@ -166,6 +166,26 @@ def test_a_read_answered_with_something_else_than_json_is_tried_again(
     }
 
 
+HALF_AN_EMOJI = r'{"name": "Zo\u00eb \ud83d", "list": ["a\u0000b", 7, null, {"\udc00": "\ud83d\ude00"}]}'
+
+
+def test_what_no_database_stores_is_taken_out_of_an_answer(
+    wire: responses.RequestsMock, make: Callable[..., Http]
+) -> None:
+    wire.get(f"{URL}/a", body=HALF_AN_EMOJI)
+
+    assert make().get("/a") == {"name": "Zoë ?", "list": ["ab", 7, None, {"?": "😀"}]}
+
+
+@pytest.mark.parametrize("body", [r'{"words": "a\u0000b \ud83d"}', "ab\0 ?"], ids=["in its own form", "in another"])
+def test_what_no_database_stores_is_taken_out_of_a_refusal(
+    wire: responses.RequestsMock, make: Callable[..., Http], body: str
+) -> None:
+    wire.get(f"{URL}/a", status=422, body=body)
+
+    assert str(failure(lambda: make().get("/a"))) == "Vendor: GET /a answered 422: ab ?"
+
+
 def test_a_write_answered_with_plain_words_is_done(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
     wire.post(f"{URL}/a", body="OK", content_type="text/html")
 

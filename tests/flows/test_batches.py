@@ -256,7 +256,7 @@ def test_the_steps_of_a_job_that_was_taken_over_stay_those_of_its_new_holder(
 
     Ledger(journal, batch).begin([(batch[0], "note")])
 
-    other.release()
+    other.release(theirs)
     assert later(other)[0].steps == {"task": Step(finished=True, note="7")}
 
 

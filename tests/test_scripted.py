@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flask
 import pytest
 from databases import run_sql
 from parts import (
@@ -24,6 +22,7 @@ from parts import (
     rules_of,
     stage_event,
 )
+from scripts import OK, QUICK, READ_SECONDS, SLOW, UNAMBIGUOUS, Script
 from support import QUALIFIED, add_deals, eventually
 
 from app import dispatcher, retry
@@ -37,14 +36,11 @@ from app.flows.stage_changes import SENT_AGAIN, CurrentStages, EnchargeFlow, Ort
 from app.journal import Journal
 from app.mapping import Rules
 from sandbox.town import Town
-from sandbox.vendor import Fault, Faults
 
 SEED = 20_260_105
 DEALS, CHANGES = 50, 40
 CLICK_EVERY = 4  # of the changes of a deal that has clicks
 SPEED = 10  # of the clock: what the vendors ask us to wait passes so much faster
-READ_SECONDS = 1.5
-LONGER_SECONDS = READ_SECONDS + 0.3
 WITHIN_SECONDS = 100.0  # on a busy machine; alone it takes a fifth of that
 AT_ONCE = 5  # of each deal's changes come in one webhook
 FIRST_STATUS = 1000
@@ -64,24 +60,6 @@ actions:
   activity: {{field: {{id: $KOMMO_CF_EMAIL_ACTIVITY, value: "{{campaign}}"}}}}
 """
 
-# -- what the vendors answer --------------------------------------------------------------------------------------
-
-OK = "ok"
-ANSWERS: dict[str, dict[str, Any]] = {
-    "500": {"status": 500},
-    "500, done": {"status": 500, "after": True},
-    "a page of 502": {"status": 502, "body": "<html>Bad gateway</html>"},
-    "429": {"status": 429},
-    "429, in a second": {"status": 429, "headers": {"Retry-After": "1"}},
-    "dropped": {"drop": True},
-    "dropped, done": {"drop": True, "after": True},
-    "no answer in time": {"seconds": LONGER_SECONDS, "drop": True},
-    "no answer in time, done": {},  # see Script: the work comes first, then the delay
-}
-SLOW = [name for name in ANSWERS if "in time" in name]
-QUICK = [name for name in ANSWERS if name not in SLOW]
-UNAMBIGUOUS = {OK, "429", "429, in a second"}
-
 
 def sequences(chance: random.Random, often: float) -> Iterator[str]:
     """Yield answers without end: now and then one to three failures, and then a good one."""
@@ -89,42 +67,6 @@ def sequences(chance: random.Random, often: float) -> Iterator[str]:
         if chance.random() < often:
             yield from chance.choices(QUICK, k=chance.randint(1, 3))
         yield OK
-
-
-@dataclass
-class Script(Faults):
-    """Answers each call of a vendor with the next one of a list; refuses every call that holds a bad item.
-
-    `bad`: the reason why a call is refused for good, or None. `own`: a list for this call alone, by what is in it.
-    """
-
-    answers: Iterator[str]
-    bad: Callable[[str, str, Any], str | None] = lambda method, path, body: None
-    own: Callable[[Any], Iterator[str] | None] = lambda body: None
-    given: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def take(self, method: str, path: str) -> Fault | None:
-        body = flask.request.get_json(silent=True)
-        words = self.bad(method, flask.request.full_path, body)
-        if words:
-            return Fault(status=400, body=words)
-        with self._lock:
-            answer = next(self.own(body) or self.answers, OK)
-            self.given.append(answer)
-        if answer == OK:
-            return None
-        if answer == "no answer in time, done":
-
-            @flask.after_this_request
-            def delay(response: flask.Response) -> flask.Response:
-                time.sleep(LONGER_SECONDS)
-                return response
-
-            return None
-        return Fault(**ANSWERS[answer])
 
 
 # -- what is to happen --------------------------------------------------------------------------------------------
@@ -265,7 +207,7 @@ def plot(town: Town, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Plot:
     made = {
         "kommo": Script(sequences(random.Random(SEED + 1), 0.15), plot.refused_by_kommo),
         "encharge": Script(sequences(random.Random(SEED + 2), 0.15), plot.refused_by_encharge),
-        "ingest": Script(iter(()), plot.refused_by_ingest, plot.list_of),
+        "ingest": Script((), plot.refused_by_ingest, plot.list_of),
         "ortto": Script(sequences(random.Random(SEED + 3), 0.15), plot.refused_by_ortto),
     }
     for name, script in made.items():

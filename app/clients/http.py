@@ -29,6 +29,7 @@ LONGEST_WAIT_SECONDS = 86400.0  # a vendor whose clock is wrong must not be left
 
 PASSING = frozenset({408, 423, 425, 429})
 LOCKED_OUT = frozenset({401, 402, 403})
+NO_SUCH_PLACE = frozenset({404, 405})
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Http:
         blocked = self._is_block(status, response.text)
         return ApiError(
             f"{self.vendor}: {method} {path} answered {status}: {words or self._raw(response) or response.reason}",
-            fault=Fault.PASSING if blocked else _fault(status),
+            fault=Fault.PASSING if blocked else _fault(status, response.text),
             vendor=self._key,
             status=status,
             retry_after=BLOCK_SECONDS if blocked and wait is None else wait,
@@ -191,10 +192,12 @@ def understanding(vendor: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _fault(status: int) -> Fault:
+def _fault(status: int, body: str) -> Fault:
     if status >= 500 or status in PASSING:
         return Fault.PASSING
-    if status in LOCKED_OUT or status < 400:
+    # A web server's own "not found" page: the URL is wrong, or the dialect, and no item is to blame.
+    nowhere = status in NO_SUCH_PLACE and body.lstrip().startswith("<")
+    if status in LOCKED_OUT or status < 400 or nowhere:
         return Fault.LOCKED_OUT
     return Fault.REFUSED
 

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.journal.errors import JournalError
+from app.journal.errors import JournalError, words
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 5
@@ -93,4 +93,6 @@ def upgrade(engine: Engine) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except SQLAlchemyError as error:
-        raise JournalError(f"the journal at {engine.url!r} cannot be opened (DATABASE_URL): {error}") from error
+        raise JournalError(
+            f"the journal at {engine.url!r} cannot be opened (DATABASE_URL): {words(error)}"
+        ) from error

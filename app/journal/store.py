@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import Event, Job, Lane, Outcome, State, Step, Webhook
 from app.journal import history, schema
 from app.journal import statements as sql
-from app.journal.errors import JournalError
+from app.journal.errors import JournalError, words
 from app.journal.history import EventStory, Search
 from app.journal.rows import (
     context_text,
@@ -77,6 +77,11 @@ class Journal:
         schema.upgrade(self._engine)
         self._upserts = sql.Upserts(self._engine.dialect.name)
         self._writer = Writer(self._engine)
+        try:
+            self.check()
+        except JournalError:
+            self.close()
+            raise
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     def close(self) -> None:
@@ -172,7 +177,16 @@ class Journal:
         def work(connection: Connection) -> list[Settlement]:
             return [settlement for settlement in settlements if self._settle(connection, settlement, now)]
 
-        return self._writer.run("settle", work)
+        try:
+            return self._writer.run("settle", work)
+        except JournalError as error:
+            if not isinstance(error.__cause__, IntegrityError | DataError):
+                raise
+            if len(settlements) == 1:
+                # What the database will never take must not come back for ever.
+                unwritable = Outcome(State.DEAD, f"internal error: its outcome cannot be written: {error}")
+                return self.settle([replace(settlements[0], outcome=unwritable)], now=now)
+        return [settled for one in settlements for settled in self.settle([one], now=now)]
 
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
         """Claim a cooldown for a job; False if another job holds it and its time is not over."""
@@ -297,7 +311,7 @@ class Journal:
             with self._reader.connect() as connection:
                 return query(connection)
         except SQLAlchemyError as error:
-            raise JournalError(f"the journal cannot be read: {error}") from error
+            raise JournalError(f"the journal cannot be read: {words(error)}") from error
 
     def _scalar(self, statement: Any, parameters: Mapping[str, object]) -> Any:
         return self._read(lambda connection: connection.execute(statement, parameters).scalar())

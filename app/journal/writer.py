@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.journal.errors import JournalError
+from app.journal.errors import JournalError, words
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class Writer:
             write.abandoned = not write.future.cancel()
             raise JournalError(f"the journal did not commit within {seconds:g} s") from error
         except SQLAlchemyError as error:
-            raise JournalError(f"the journal cannot be written: {error}") from error
+            raise JournalError(f"the journal cannot be written: {words(error)}") from error
         return result
 
     def close(self) -> None:

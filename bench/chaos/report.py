@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 KINDS = ("tasks", "notes", "tags", "Ortto activities", "Encharge events")
 TOLD = 5  # sentences of one kind
-CALLS_TOLD = 60
+CALLS_TOLD = 150
+WORDS_TOLD = 240  # characters of a call's body
 
 
 def faults(result: Result) -> list[str]:
@@ -159,4 +160,4 @@ def _part(deal: Deal, body: object) -> str:
     """Return what a call says of the deal: its own items of a batch."""
     items = body.get("activities", body) if isinstance(body, dict) else body
     mine = [item for item in items if _speaks_of(deal, item)] if isinstance(items, list) else items
-    return json.dumps(mine, ensure_ascii=False)[:400]
+    return json.dumps(mine, ensure_ascii=False)[:WORDS_TOLD]

@@ -202,7 +202,7 @@ def test_the_article_adds_tags_with_its_own_header(
         (
             "error_404.html",
             '<!DOCTYPE html> <html lang="en"> <head> <meta charset="utf-8"> <title>Error</title> </head> <body> <',
-            Fault.REFUSED,
+            Fault.LOCKED_OUT,
             False,
         ),
         ("error_422.json", "Invalid value for email", Fault.REFUSED, False),

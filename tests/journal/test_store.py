@@ -17,7 +17,7 @@ from journal_events import CONTEXT, NOW, RESPONSE, WEBHOOK, claim, click, keys, 
 from sqlalchemy import Engine
 from sqlalchemy import event as sqlalchemy_event
 
-from app.events import DONE, HELD, Job, Lane, Outcome, Repeat, State, Step, skipped
+from app.events import DONE, HELD, Job, Lane, Outcome, Owed, Repeat, State, Step, skipped
 from app.journal import Journal, JournalError, Pause, Recorded, Settlement, schema
 from app.journal.store import LEASE_SECONDS
 
@@ -463,17 +463,17 @@ def test_what_was_found_and_what_follows_come_with_the_settlement(journal: Journ
     assert '"name":"Order"' in context
 
 
-def test_a_settlement_that_cannot_be_written_leaves_nothing_behind(journal: Journal, path: Path) -> None:
+def test_a_settlement_that_cannot_be_written_leaves_nothing_behind_but_a_dead_job(
+    journal: Journal, path: Path
+) -> None:
     """Two jobs of one event in one lane cannot be: the second insert fails after the first has been made."""
     record(journal, stage(1))
     job, *_ = claim(journal)
     twice = Outcome(State.DONE, context=CONTEXT, owed=(owed(Lane.ORTTO, 1), owed(Lane.ORTTO, 1)))
 
-    with pytest.raises(JournalError, match="UNIQUE constraint failed"):
-        settle(journal, job, twice)
+    settle(journal, job, twice)
 
-    assert rows(path, "SELECT state, context FROM jobs JOIN events ON events.id = event_id") == [("pending", None)]
-    assert len(settle(journal, job)) == 1
+    assert rows(path, "SELECT state, context FROM jobs JOIN events ON events.id = event_id") == [("dead", None)]
 
 
 # -- steps and cooldowns ----------------------------------------------------------------------------------------
@@ -818,3 +818,17 @@ def test_forgetting_does_not_search_all_events_for_each_webhook(
             "EXPLAIN QUERY PLAN SELECT 1 FROM events WHERE webhook_id = ?", (1,)
         ).fetchall()
     assert [step[3] for step in children if step[3].startswith("SCAN")] == []
+
+
+def test_an_outcome_that_can_never_be_written_is_dead_and_the_others_of_its_batch_are_settled(
+    journal: Journal,
+) -> None:
+    record(journal, stage(1), stage(2), stage(3))
+    first, second, third = claim(journal)
+    twice = Outcome(State.DONE, owed=(Owed(Lane.ORTTO, "lead:2", news(2)), Owed(Lane.ORTTO, "lead:2", news(2))))
+
+    settled = journal.settle([Settlement(first, DONE), Settlement(second, twice), Settlement(third, DONE)], now=NOW)
+
+    assert [item.outcome.state for item in settled] == [State.DONE, State.DEAD, State.DONE]
+    assert settled[1].outcome.reason.startswith("internal error: its outcome cannot be written: ")
+    assert journal.claim(Lane.ORTTO, "ortto", 10, now=NOW) == []

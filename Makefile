@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help install demo sandbox run test check format clean
+.PHONY: help install demo sandbox run chaos test check format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -32,6 +32,9 @@ run: .env install ## Start the service from .env
 
 .env:
 	@echo "There is no .env yet: cp .env.example .env, fill it in, and try again."; exit 1
+
+chaos: install ## Kill, freeze and starve it under load, and audit what arrived (SECONDS, SEED, DATABASE)
+	@$(BIN)/python -m bench.chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1) --database $(or $(DATABASE),both)
 
 test: install ## Run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

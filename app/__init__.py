@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
@@ -21,6 +22,7 @@ from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import ResolveFlow
 from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow
 from app.journal import Journal, JournalError
+from app.lease import Lease
 from app.mapping import MappingError, Rules
 from app.ops import health
 from app.settings import Settings, SettingsError
@@ -42,10 +44,12 @@ def create_app(configured: Settings | None = None) -> Flask:
         journal = Journal(told.database_url)
     except (SettingsError, MappingError, JournalError) as error:
         sys.exit(f"Kommo Relay cannot start:\n{error}")
+    leases = {lane: Lease() for lane in Lane}
     retention = told.retention_days * 86400.0
     dispatcher = Dispatcher(
         journal,
-        make_flows(told, rules, journal),
+        make_flows(told, rules, journal, leases),
+        leases=leases,
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
         retention=retention,
@@ -64,24 +68,42 @@ def create_app(configured: Settings | None = None) -> Flask:
     return app
 
 
-def make_flows(told: Settings, rules: Rules, journal: Journal) -> dict[Lane, tuple[str, Flow]]:
+def make_flows(
+    told: Settings, rules: Rules, journal: Journal, leases: Mapping[Lane, Lease]
+) -> dict[Lane, tuple[str, Flow]]:
     """Return each lane's vendor and flow; a destination without a key has no lane."""
-    throttle = Throttle(journal, "kommo", told.kommo_rate_limit)
-    crm = KommoClient(told.kommo_api_url, told.kommo_access_token, throttle=throttle.wait)
+    crm = KommoClient(
+        told.kommo_api_url,
+        told.kommo_access_token,
+        throttle=Throttle(journal, "kommo", told.kommo_rate_limit).wait,
+        may_write=leases[Lane.KOMMO].holds,
+    )
     stages = CurrentStages(crm, rules)
     flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(crm))}
     if told.encharge_api_key:
         flavour = ArticleEnchargeClient if told.encharge_dialect == "article" else EnchargeClient
-        client = flavour(
-            told.encharge_api_url, told.encharge_ingest_url, told.encharge_api_key, told.encharge_write_key
+        encharge_client = flavour(
+            told.encharge_api_url,
+            told.encharge_ingest_url,
+            told.encharge_api_key,
+            told.encharge_write_key,
+            may_write=leases[Lane.ENCHARGE].holds,
         )
-        by_tag = told.encharge_events == "tag"
-        latest = Lane.ENCHARGE in rules.latest_only
-        flows[Lane.ENCHARGE] = ("encharge", EnchargeFlow(client, stages, by_tag=by_tag, latest_only=latest))
+        flows[Lane.ENCHARGE] = (
+            "encharge",
+            EnchargeFlow(
+                encharge_client,
+                stages,
+                by_tag=told.encharge_events == "tag",
+                latest_only=Lane.ENCHARGE in rules.latest_only,
+            ),
+        )
     if told.ortto_api_key:
-        latest = Lane.ORTTO in rules.latest_only
-        ortto_client = OrttoClient(told.ortto_api_url, told.ortto_api_key)
-        flows[Lane.ORTTO] = ("ortto", OrttoFlow(ortto_client, stages, latest_only=latest))
+        ortto_client = OrttoClient(told.ortto_api_url, told.ortto_api_key, may_write=leases[Lane.ORTTO].holds)
+        flows[Lane.ORTTO] = (
+            "ortto",
+            OrttoFlow(ortto_client, stages, latest_only=Lane.ORTTO in rules.latest_only),
+        )
     return {Lane.RESOLVE: ("kommo", ResolveFlow(crm, rules, list(flows))), **flows}
 
 

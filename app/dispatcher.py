@@ -18,6 +18,7 @@ from app.clock import ClockWatch
 from app.events import Event, Job, Lane, Outcome, State, Webhook
 from app.flows import Flow, Ledger, Result
 from app.journal import Journal, JournalError, Recorded, Settlement
+from app.lease import Lease
 from app.receipts import Part, Receipt, Wait
 from app.retry import LOCKED_OUT_SECONDS, Decision, decide
 
@@ -41,6 +42,7 @@ class Dispatcher:
         *,
         places: int,
         retention: float,
+        leases: Mapping[Lane, Lease] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`flows`: each lane's vendor and flow. `places`: requests that may wait at once. `retention`: seconds."""
@@ -55,7 +57,8 @@ class Dispatcher:
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.lanes = {
-            lane: Carrier(self, journal, lane, vendor, flow, clock) for lane, (vendor, flow) in flows.items()
+            lane: Carrier(self, journal, lane, vendor, flow, (leases or {}).get(lane) or Lease(), clock)
+            for lane, (vendor, flow) in flows.items()
         }
 
     # -- for requests --
@@ -76,7 +79,9 @@ class Dispatcher:
     def _forget(self, receipt: Receipt) -> None:
         with self._waits_lock:
             for item in receipt.recorded:
-                self._waits.pop(item.event.id, None)
+                # Not of a duplicate: somebody else may wait for the event that it repeats.
+                if self._waits.get(item.event.id) is receipt.wait:
+                    del self._waits[item.event.id]
 
     def carry_out(self, receipt: Receipt, seconds: float) -> None:
         """Have a webhook's jobs carried out; return when they are settled, will not be for now, or time is up."""
@@ -174,7 +179,7 @@ class Dispatcher:
 
     def _renew(self) -> None:
         for lane in self.lanes.values():
-            self._journal.renew(lane.carrying, now=self._clock())
+            lane.renew()
 
     def _keep_house(self) -> None:
         """Renew the leases of what is under way; now and then, forget what is old."""
@@ -200,8 +205,11 @@ class Carrier:
         lane: Lane,
         vendor: str,
         flow: Flow,
+        lease: Lease,
         clock: Callable[[], float],
     ) -> None:
+        self._lease = lease
+        self._holding = threading.Lock()  # claiming and renewing, which run in different threads
         self.woken = threading.Event()
         self.carrying: Sequence[Job] = ()
         self.paused = ""  # why the vendor is left alone, while it is
@@ -230,6 +238,26 @@ class Carrier:
                 log.error("lane stopped for a moment", lane=self._lane, error=str(error), exc_info=not foreseen)
                 self._dispatcher.stopping.wait(POLL_SECONDS)
 
+    def _claim(self) -> Sequence[Job]:
+        take_over = self._dispatcher.leases_count()
+        with self._holding:
+            begun = Lease.begin()
+            now = self._clock()
+            self.carrying = self._journal.claim(self._lane, self._vendor, BATCH_LIMIT, now=now, take_over=take_over)
+            self._lease.extend(begun, self._journal.lease_seconds)
+            return self.carrying
+
+    def renew(self) -> None:
+        """Keep the jobs that are under way ours; if some are not any more, let nothing more be written."""
+        with self._holding:
+            if not self.carrying:
+                return
+            begun = Lease.begin()
+            if self._journal.renew(self.carrying, now=self._clock()):
+                self._lease.extend(begun, self._journal.lease_seconds)
+            else:
+                self._lease.end()
+
     def _idle_seconds(self) -> float:
         due = self._journal.next_due(self._lane)
         return POLL_SECONDS if due is None else min(POLL_SECONDS, max(0.01, due - self._clock()))
@@ -243,11 +271,9 @@ class Carrier:
             # Not the time until its end: another process may end it sooner.
             self._dispatcher.stopping.wait(min(POLL_SECONDS, max(0.01, pause.until - self._clock())))
             return True
-        take_over = self._dispatcher.leases_count()
-        batch = self._journal.claim(self._lane, self._vendor, BATCH_LIMIT, now=self._clock(), take_over=take_over)
+        batch = self._claim()
         if not batch:
             return False
-        self.carrying = batch
         began = time.monotonic()
         self._settle(batch, self._attempt(batch), time.monotonic() - began)
         self.carrying = ()

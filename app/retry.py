@@ -33,6 +33,8 @@ def decide(error: ApiError, *, attempts: int, age: float, streak: int, chance: r
     """
     if error.fault == Fault.REFUSED:
         return Decision(None)
+    if error.fault == Fault.OURS:
+        return Decision(FIRST_SECONDS, counts=False)
     asked = error.retry_after or 0.0
     if error.fault == Fault.LOCKED_OUT:
         # The account's fault, not the job's: keep it until a person has mended the token, plan or rights.

@@ -16,12 +16,24 @@ WORDS = {"events"}
 OUTSIDE = WORDS | {"clients", "journal", "mapping"}
 ENTRANCE = OUTSIDE | {"dispatcher", "receipts"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "app": {"webhooks", "ops", "cli", "dispatcher", "flows", "clients", "journal", "mapping", "settings", "logs"}
+    "app": {
+        "webhooks",
+        "ops",
+        "cli",
+        "dispatcher",
+        "flows",
+        "clients",
+        "journal",
+        "lease",
+        "mapping",
+        "settings",
+        "logs",
+    }
     | WORDS,
     "webhooks": ENTRANCE | {"addresses"},
     "ops": ENTRANCE,
     "cli": ENTRANCE | {"settings"},
-    "dispatcher": OUTSIDE | {"flows", "receipts", "retry", "clock"},
+    "dispatcher": OUTSIDE | {"flows", "lease", "receipts", "retry", "clock"},
     "receipts": WORDS | {"journal"},
     "flows": WORDS | {"clients", "mapping"},
     "retry": {"clients"},
@@ -31,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "events": set(),
     "addresses": set(),
     "clock": set(),
+    "lease": set(),
     "settings": set(),
     "logs": set(),
 }

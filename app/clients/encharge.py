@@ -6,7 +6,7 @@ copied article tells: Bearer, nested fields, `POST /events`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,19 @@ class Person:
 class EnchargeClient:
     """The calls to one Encharge account in the documented dialect. Every method raises ApiError."""
 
-    def __init__(self, url: str, ingest_url: str, api_key: str, write_key: str | None) -> None:
-        self._http = Http("Encharge", url, self._key(api_key), explain=_explain)
+    def __init__(
+        self,
+        url: str,
+        ingest_url: str,
+        api_key: str,
+        write_key: str | None,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._http = Http("Encharge", url, self._key(api_key), explain=_explain, may_write=may_write)
         # The Ingest API has a host and a key of its own.
-        self._ingest = Http("Encharge Ingest", ingest_url, self._key(write_key or api_key), explain=_explain)
+        key = self._key(write_key or api_key)
+        self._ingest = Http("Encharge Ingest", ingest_url, key, explain=_explain, may_write=may_write)
 
     @staticmethod
     def _key(key: str) -> dict[str, str]:

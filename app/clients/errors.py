@@ -10,6 +10,7 @@ class Fault(StrEnum):
 
     PASSING = "passing"  # connection, 408, 423, 425, 429, 5xx: try again later
     REFUSED = "refused"  # 400, 404, 409, 422 …: this item will never be taken
+    OURS = "ours"  # it was not even asked: this process no longer holds the job
     LOCKED_OUT = "locked out"  # 401, 402, 403, a redirect: nothing will be taken until a person has acted
 
 

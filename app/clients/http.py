@@ -44,7 +44,8 @@ class Http:
     """Calls one host of one vendor.
 
     `explain` reads the vendor's error body. `throttle` is called before every request and waits until it may go.
-    `is_block` tells by status and body a passing block for too many calls from a refused key.
+    `is_block` tells by status and body a passing block for too many calls from a refused key. `may_write` is asked
+    at the last moment before anything but a read goes out.
     Redirects are not followed: they would carry the token to another host.
     """
 
@@ -57,11 +58,13 @@ class Http:
         explain: Callable[[Any], Refusal],
         throttle: Callable[[], None] = lambda: None,
         is_block: Callable[[int, str], bool] = lambda status, body: False,
+        may_write: Callable[[], bool] = lambda: True,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self.vendor = vendor
         self._key = vendor.split()[0].lower()
         self._is_block = is_block
+        self._may_write = may_write
         self._base_url = base_url
         self._explain = explain
         self._throttle = throttle
@@ -92,6 +95,12 @@ class Http:
         self, method: str, path: str, query: Sequence[tuple[str, str | int]] = (), body: object = None
     ) -> Any:
         self._throttle()
+        if method != "GET" and not self._may_write():
+            raise ApiError(
+                f"{self.vendor}: {method} {path} was not sent: another process may have taken over",
+                fault=Fault.OURS,
+                vendor=self._key,
+            )
         began = time.monotonic()
         try:
             response = self._session.request(

@@ -58,7 +58,14 @@ class Change:
 class KommoClient:
     """The calls to one Kommo account. Every method raises ApiError."""
 
-    def __init__(self, url: str, token: str, *, throttle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        throttle: Callable[[], None] = lambda: None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._http = Http(
             "Kommo",
             f"{url}/api/v4",
@@ -66,6 +73,7 @@ class KommoClient:
             explain=_explain,
             throttle=throttle,
             is_block=_is_block,
+            may_write=may_write,
         )
 
     def leads(self, ids: Iterable[int]) -> dict[int, Lead]:

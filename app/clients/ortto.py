@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,8 +34,8 @@ class Activity:
 class OrttoClient:
     """The calls to one Ortto account. Every method raises ApiError."""
 
-    def __init__(self, url: str, api_key: str) -> None:
-        self._http = Http("Ortto", url, {"X-Api-Key": api_key}, explain=_explain)
+    def __init__(self, url: str, api_key: str, *, may_write: Callable[[], bool] = lambda: True) -> None:
+        self._http = Http("Ortto", url, {"X-Api-Key": api_key}, explain=_explain, may_write=may_write)
 
     def create_activities(self, activities: Sequence[Activity]) -> list[str]:
         """Record activities and merge their persons; return why each one was refused ("" = it was taken).

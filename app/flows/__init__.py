@@ -10,6 +10,7 @@ from app.events import HELD, Job, Outcome, Step
 
 Result = Outcome | ApiError
 Item = TypeVar("Item")
+Entity = TypeVar("Entity")
 
 
 class StepStore(Protocol):
@@ -39,6 +40,10 @@ class Ledger:
         """Say whether a step is done and must not be repeated."""
         taken = self._steps[job.id].get(step)
         return taken is not None and taken.finished
+
+    def note(self, job: Job, step: str) -> str:
+        """Return what was noted when a step was ticked off."""
+        return self._steps[job.id][step].note
 
     def begun(self, job: Job, step: str) -> bool:
         """Say whether an earlier attempt began a step and never learned how it ended."""
@@ -115,6 +120,27 @@ def deliver(
             words = list(refusals or [""] * len(part))
             errors += [ApiError(word, fault=Fault.REFUSED) if word else None for word in words]
     return errors
+
+
+def read_by_halves(
+    read: Callable[[Sequence[int]], Mapping[int, Entity]], ids: Iterable[int]
+) -> tuple[dict[int, Entity], dict[int, ApiError]]:
+    """Read entities; return those found, and the errors of those that the vendor refuses to read.
+
+    One id that is refused must not stop the others. Raises ApiError if it is nobody's fault.
+    """
+    wanted = sorted(set(ids))
+    try:
+        return dict(read(wanted)), {}
+    except ApiError as error:
+        if error.fault != Fault.REFUSED:
+            raise
+        if len(wanted) == 1:
+            return {}, {wanted[0]: error}
+    middle = len(wanted) // 2
+    found, refused = read_by_halves(read, wanted[:middle])
+    more, others = read_by_halves(read, wanted[middle:])
+    return found | more, refused | others
 
 
 def must_wait(result: Result) -> bool:

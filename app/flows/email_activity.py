@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from app.clients.errors import ApiError, Fault
 from app.clients.kommo import Change, KommoClient, NewNote, NewTask, Written
 from app.events import DONE, HELD, Action, Contact, Job, Lead, Response
-from app.flows import Ledger, Result, deliver, keep_order
+from app.flows import Ledger, Result, deliver, keep_order, must_wait, read_by_halves
 
 CLOCKS_APART_SECONDS = 300  # how far Kommo's clock and ours may differ
 WRITES_A_CALL = 50  # Kommo takes 250 and recommends 50 or fewer
@@ -115,7 +115,7 @@ class EmailActivityFlow:
 
         What an earlier attempt began, and never learned the end of, is first looked for at Kommo.
         """
-        unknown = self._look_up(todo, ledger, read)
+        unknown = _behind(todo, self._look_up(todo, ledger, read))
         todo = [item for item in todo if item.job.id not in unknown and not ledger.finished(*item.step)]
         ids = ledger.begin([item.step for item in todo])
         ours = [item for item in todo if item.job.id in ids]
@@ -145,6 +145,9 @@ class EmailActivityFlow:
             try:
                 written = read([lead_id])
             except ApiError as error:
+                if error.fault != Fault.REFUSED:
+                    # Nothing more is asked of a vendor that does not answer: what is in doubt shares its error.
+                    return unknown | {item.job.id: error for item in todo if ledger.begun(*item.step)}
                 unknown |= {item.job.id: error for item in items}
                 continue
             known = ledger.notes_of(items[0].job.order_key)
@@ -163,33 +166,30 @@ class EmailActivityFlow:
     def _contact_changes(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
         return self._change(todo, ledger, _contact_id, self._kommo.contacts, self._kommo.update_contacts)
 
+    @staticmethod
     def _change(
-        self,
         todo: Sequence[Todo],
         ledger: Ledger,
         target: Callable[[Todo], int],
-        read: Callable[[Iterable[int]], Mapping[int, Lead] | Mapping[int, Contact]],
+        read: Callable[[Iterable[int]], Mapping[int, Lead | Contact]],
         write: Callable[[Sequence[Change]], None],
     ) -> dict[int, Result]:
         """Make deals or contacts look as wished; read first, so that only what differs is written."""
         try:
-            entities = read(target(item) for item in todo)
+            entities, refused = read_by_halves(read, (target(item) for item in todo))
         except ApiError as error:
-            if error.fault != Fault.REFUSED or len(todo) == 1:
-                return {item.job.id: error for item in todo}
-            # One id that Kommo does not take must not stop the others.
-            middle = len(todo) // 2
-            first, second = todo[:middle], todo[middle:]
-            return self._change(first, ledger, target, read, write) | self._change(
-                second, ledger, target, read, write
-            )
+            return {item.job.id: error for item in todo}
         wishes: dict[int, Wish] = defaultdict(Wish)
         for item in todo:
             _wish(wishes[target(item)], item.action)
         changes = [
             change for key, wish in wishes.items() if key in entities and (change := wish.change(entities[key]))
         ]
-        errors = dict(zip((change.id for change in changes), deliver(changes, write, WRITES_A_CALL), strict=True))
+        written = deliver(changes, write, WRITES_A_CALL)
+        errors: dict[int, ApiError | None] = {
+            **refused,
+            **dict(zip((change.id for change in changes), written, strict=True)),
+        }
         failed = [errors.get(target(item)) for item in todo]
         done = [item for item, error in zip(todo, failed, strict=True) if error is None]
         ledger.finish(
@@ -197,6 +197,13 @@ class EmailActivityFlow:
             ["" if target(item) in entities else "none: it is gone from Kommo" for item in done],
         )
         return _failures(todo, failed)
+
+
+def _behind(todo: Sequence[Todo], stopped: Mapping[int, Result]) -> dict[int, Result]:
+    """Hold back whatever stands behind a job that could not be looked up: its deal's order must stay."""
+    blocked = {item.job.order_key for item in todo if item.job.id in stopped and must_wait(stopped[item.job.id])}
+    held: dict[int, Result] = {item.job.id: HELD for item in todo if item.job.order_key in blocked}
+    return held | dict(stopped)
 
 
 def _is_of(entry: Written, item: Todo) -> bool:

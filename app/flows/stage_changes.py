@@ -11,11 +11,11 @@ from dataclasses import replace
 import structlog
 
 from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person
-from app.clients.errors import ApiError, Fault
+from app.clients.errors import ApiError
 from app.clients.kommo import KommoClient
 from app.clients.ortto import ACTIVITIES_A_CALL, Activity, OrttoClient
 from app.events import DONE, HELD, Job, Lane, Outcome, StageNews, State, skipped
-from app.flows import Ledger, Result, deliver, keep_order, must_wait
+from app.flows import Ledger, Result, deliver, keep_order, must_wait, read_by_halves
 from app.mapping import Rules
 
 FRESH_SECONDS = 10.0  # a deal read longer ago is read again before its person is written
@@ -39,12 +39,8 @@ class CurrentStages:
         """Return each job's news with its deal's current stage for the person. Raises ApiError."""
         news = {job.id: _news(job) for job in batch}
         stale = {item.lead_id for item in news.values() if self._clock() - item.read_at > FRESH_SECONDS}
-        try:
-            leads = self._kommo.leads(stale)
-        except ApiError as error:
-            # A read that Kommo refuses is no fault of what is to be written elsewhere.
-            fault = Fault.PASSING if error.fault == Fault.REFUSED else error.fault
-            raise ApiError(str(error), fault=fault, vendor=error.vendor, retry_after=error.retry_after) from error
+        # A deal that Kommo refuses to read is as good as gone: what was read last stands.
+        leads, _ = read_by_halves(self._kommo.leads, stale)
         newest: dict[int, StageNews] = {}
         for item in news.values():
             if item.lead_id in leads:
@@ -109,7 +105,7 @@ class EnchargeFlow:
 
     def _track_one(self, job: Job, news: StageNews, ledger: Ledger) -> Result:
         if ledger.finished(job, EVENT):
-            return DONE
+            return Outcome(State.DONE, ledger.note(job, EVENT))
         again = ledger.begun(job, EVENT)
         if not ledger.begin([(job, EVENT)]):
             return HELD
@@ -119,7 +115,7 @@ class EnchargeFlow:
             else:
                 self._client.track(email=news.email, event=news.event, properties=_properties(news))
         except ApiError as error:
-            if not error.ambiguous:
+            if not error.ambiguous and not again:
                 ledger.forget([(job, EVENT)])
             return error
         if not again or self._by_tag:
@@ -148,6 +144,7 @@ class OrttoFlow:
             return skips | dict.fromkeys((job.id for job in batch), error)
         results: dict[int, Result] = dict.fromkeys((job.id for job in batch), HELD)
         results |= {job.id: DONE for job in batch if ledger.finished(job, EVENT)}
+        doubtful = {job.id for job in batch if ledger.begun(job, EVENT)}
         ids = ledger.begin([(job, EVENT) for job in batch if not ledger.finished(job, EVENT)])
         ours = [job for job in batch if job.id in ids]
         activities = [_activity(job, news[job.id]) for job in ours]
@@ -155,7 +152,7 @@ class OrttoFlow:
         results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
         ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE])
         unsent = [job for job, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
-        ledger.forget([(job, EVENT) for job in unsent])
+        ledger.forget([(job, EVENT) for job in unsent if job.id not in doubtful])
         return skips | keep_order(batch, results)
 
 

@@ -101,7 +101,11 @@ LEASE = (
 
 # Fencing: nothing is written for a job that another process has taken over.
 _OURS = and_(jobs.c.id == bindparam("job_id"), jobs.c.owner == bindparam("holder"), OWED)
-RENEW = update(jobs).where(_OURS).values(lease_until=bindparam("until_"))
+RENEW = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.owner == bindparam("holder"), OWED)
+    .values(lease_until=bindparam("until_"))
+)
 WRITE_STEPS = update(jobs).where(_OURS).values(steps=bindparam("steps_"))
 TRY_AGAIN = (
     update(jobs)
@@ -146,9 +150,7 @@ TOUCH = delete(cooldowns).where(cooldowns.c.key == "")
 
 # -- vendors --
 
-SHORTEN_PAUSES = (
-    update(lanes).where(lanes.c.paused_until > bindparam("until_")).values(paused_until=bindparam("until_"))
-)
+END_PAUSES = update(lanes).where(lanes.c.paused_until > bindparam("until_")).values(paused_until=now())
 
 PAUSED_UNTIL = select(lanes.c.paused_until).where(lanes.c.vendor == bindparam("vendor_"))
 CALLS = select(lanes.c.calls).where(lanes.c.vendor == bindparam("vendor_"))
@@ -170,7 +172,7 @@ class Upserts:
             index_elements=[cooldowns.c.key],
             set_={"holder": claim.excluded.holder, "until": claim.excluded.until},
             where=or_(cooldowns.c.until <= now(), cooldowns.c.holder == claim.excluded.holder),
-        )
+        ).returning(cooldowns.c.key)
         pause = add(lanes)
         self.pause: Executable = pause.on_conflict_do_update(
             index_elements=[lanes.c.vendor],

@@ -151,11 +151,17 @@ class Journal:
             return []
         return self._writer.run("claim", work)
 
-    def renew(self, claimed: Iterable[Job], *, now: float) -> None:
-        """Extend the leases of jobs that are still being carried out."""
-        leases = [{"job_id": job.id, "holder": self.owner, "until_": now + LEASE_SECONDS} for job in claimed]
-        if leases:
-            self._writer.run("renew", lambda connection: connection.execute(sql.RENEW, leases))
+    def renew(self, held: Sequence[Job], *, now: float) -> bool:
+        """Extend the leases of jobs that are still being carried out; False if some are not ours any more."""
+        renewal = {"job_ids": [job.id for job in held], "holder": self.owner, "until_": now + LEASE_SECONDS}
+        return self._writer.run("renew", lambda connection: connection.execute(sql.RENEW, renewal).rowcount) == len(
+            held
+        )
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a lease lasts."""
+        return LEASE_SECONDS
 
     def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
         """Write the steps of jobs, by job id; return the ids of the jobs that are still ours."""
@@ -193,7 +199,7 @@ class Journal:
         claim = {"key": key, "holder": _holder(job), "until": now + seconds, "now": now}
 
         def work(connection: Connection) -> bool:
-            return connection.execute(self._upserts.claim_cooldown, claim).rowcount == 1
+            return connection.execute(self._upserts.claim_cooldown, claim).first() is not None
 
         return self._writer.run("claim_cooldown", work)
 
@@ -215,11 +221,11 @@ class Journal:
         )
 
     def clock_was_set_back(self, *, now: float, longest_pause: float) -> None:
-        """Bring times that now lie in the future back to where they were meant to be."""
+        """Let nothing wait for times that now lie in the future: vendors are asked again, new jobs are due."""
 
         def work(connection: Connection) -> None:
             connection.execute(sql.DUE_AT_ONCE, {"now": now})
-            connection.execute(sql.SHORTEN_PAUSES, {"until_": now + longest_pause})
+            connection.execute(sql.END_PAUSES, {"until_": now + longest_pause, "now": now})
 
         self._writer.run("clock_was_set_back", work)
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from bench.chaos import report
 from bench.chaos.run import DATABASES, TROUBLES, Options, run
 
+ACKNOWLEDGED_A_SECOND = 2000 / 300
+KILLS_A_SECOND = 20 / 300
+
 EXAMPLE = """\
 example: python -m bench.chaos --database sqlite --seconds 60 --acknowledged 400 --kills 8 --seed 7
 
@@ -27,8 +30,8 @@ def main() -> None:
             database=name,
             seed=told.seed,
             seconds=told.seconds,
-            acknowledged=told.acknowledged,
-            kills=told.kills,
+            acknowledged=told.acknowledged or round(told.seconds * ACKNOWLEDGED_A_SECOND),
+            kills=round(told.seconds * KILLS_A_SECOND) if told.kills is None else told.kills,
             troubles=told.troubles.split(",") if told.troubles else (),
             vendors=not told.kind_vendors,
             rate_seconds=0.0 if told.quick else 20.0,
@@ -53,8 +56,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both", help="default: both, in turn")
     parser.add_argument("--seconds", type=float, default=300.0, help="of trouble, for each database (300)")
     parser.add_argument("--seed", type=int, default=1, help="of the load and the faults (1)")
-    parser.add_argument("--acknowledged", type=int, default=2000, metavar="N", help="webhooks at least (2000)")
-    parser.add_argument("--kills", type=int, default=20, metavar="N", help="kills at least (20)")
+    parser.add_argument("--acknowledged", type=int, metavar="N", help="webhooks at least (2000 for 300 s)")
+    parser.add_argument("--kills", type=int, metavar="N", help="kills at least (20 for 300 s)")
     parser.add_argument(
         "--troubles", default=",".join(TROUBLES), metavar="A,B", help=f"which ones: {','.join(TROUBLES)} (all)"
     )

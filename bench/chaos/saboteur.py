@@ -16,7 +16,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
-KILL, CLOCK, DISK = "kill", "clock", "disk"  # names of the files
+KILL, CLOCK, DISK = "kill", "clock", "disk"  # names of the files with orders
+DONE = ".done"  # its suffix once it is carried out
 LOOK_SECONDS = 0.1  # how often the clock's file is looked at
 NO_LIMIT = 4_294_967_294  # pages of an SQLite file at most
 
@@ -81,13 +82,14 @@ def _shorten(seconds: dict[str, float]) -> None:
     from app.journal import store
 
     places = {
-        "lease": (store, "LEASE_SECONDS"),
-        "renew": (dispatcher, "RENEW_SECONDS"),
-        "backoff": (retry, "LONGEST_SECONDS"),
-        "pause": (retry, "LONGEST_PAUSE_SECONDS"),
+        "lease": ((store, "LEASE_SECONDS"),),
+        "renew": ((dispatcher, "RENEW_SECONDS"),),
+        "backoff": ((retry, "LONGEST_SECONDS"),),
+        "pause": ((retry, "LONGEST_PAUSE_SECONDS"),),
+        "locked out": ((retry, "LOCKED_OUT_SECONDS"), (dispatcher, "LOCKED_OUT_SECONDS")),
     }
-    for name, (module, constant) in places.items():
-        if name in seconds:
+    for name, constants in places.items():
+        for module, constant in constants if name in seconds else ():
             _ = getattr(module, constant)  # a constant that the app no longer has must not pass in silence
             setattr(module, constant, seconds[name])
     defaults = Http.__init__.__kwdefaults__
@@ -140,7 +142,7 @@ def _mine(group: list[Any], when: str, die: Callable[[], None]) -> None:
 
 def _die(file: Path, scope: str) -> None:
     """Die as by a power cut, the gunicorn master too (`group`) or not (`worker`). The order is used up first."""
-    file.rename(file.with_suffix(".done"))
+    file.rename(file.with_suffix(DONE))
     if scope == "group" and os.getpgrp() in (os.getpid(), os.getppid()):
         os.killpg(os.getpgrp(), signal.SIGKILL)  # the service's own: each is started as the leader of one
     os.kill(os.getpid(), signal.SIGKILL)

@@ -30,8 +30,16 @@ COMMITS = (
     "release",
 )
 POINTS = tuple((name, when) for name in COMMITS for when in ("before", "after"))
-REACH_SECONDS = 6.0  # how long a process may take to reach the commit at which it is to die
+REACH_SECONDS = 4.0  # how long the processes may take to reach the commit at which one is to die
 AN_HOUR = 3600
+EVENTS_AT_ONCE = 8  # calls to Encharge's ingest that a process has in the air at most
+
+# Some commits come only when something is wrong: what to do to Ortto, and for how long.
+PROVOCATIONS: Mapping[str, tuple[float, dict[str, object]]] = {
+    "renew": (3.0, {"seconds": 0.9}),  # slow batches
+    "pause": (1.0, {"status": 500}),
+    "hurry": (7.0, {"status": 500}),  # an outage of several attempts, and its end
+}
 
 
 @dataclass
@@ -42,9 +50,13 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)  # by kind: calls hit, or times
     unanswered_events: int = 0  # calls to Encharge's ingest that took effect and got no answer
 
-    def as_unanswered(self) -> int:
-        """Return how many attempts may have taken effect without anybody having heard of it."""
-        return self.unanswered_events + self.kills.total() + self.faults["frozen"]
+    def unheard_events(self) -> int:
+        """Return how many events Encharge may have taken at most without it being written down.
+
+        A process that dies, freezes or cannot write has a few of them in the air.
+        """
+        databases = sum(count for kind, count in self.faults.items() if "SQL" in kind)
+        return self.unanswered_events + EVENTS_AT_ONCE * (self.kills.total() + self.faults["frozen"] + databases)
 
 
 # -- the vendors ---------------------------------------------------------------------------------------------------
@@ -108,6 +120,7 @@ class Troubles:
 
     def __init__(
         self,
+        town: Town,
         processes: Sequence[Process],
         database: Database,
         shared: Path,
@@ -116,6 +129,7 @@ class Troubles:
         seed: int,
         lease: float,
     ) -> None:
+        self._town = town
         self._processes = processes
         self._database = database
         self._shared = shared
@@ -141,32 +155,42 @@ class Troubles:
     # -- deaths --
 
     def kill_at_commit(self) -> None:
-        """Let some process die at the next commit point of the list."""
+        """Let the first process die that comes to the next commit point of the list."""
         if not self._points:
             self._points = self._random.sample(POINTS, len(POINTS))
         name, when = self._points.pop()
-        which = 1 if name in ("release", "hurry", "pause") else self._random.choice((1, 1, 2, 5))
-        self._orders += 1
+        which = 1 if name in PROVOCATIONS or name == "release" else self._random.choice((1, 1, 2, 5))
         scope = self._random.choice(("group", "worker"))
-        victims = self._random.sample(list(self._processes), len(self._processes))
-        if name != "release":
-            victims = [victim for victim in victims if name != "record" or victim.url]
-        victim = victims[0]
-        order = f"{name} {when} {which} {scope} {self._orders}"
-        write_order(victim.order, order)
+        self._orders += 1
+        # Only a process that is stopped lets go of what it holds.
+        victims = [self._random.choice(self._processes)] if name == "release" else self._processes
+        for victim in victims:
+            write_order(victim.order, f"{name} {when} {which} {scope} {self._orders}")
         if name == "release":
-            threading.Thread(target=victim.stop, daemon=True).start()
-        done = victim.order.with_suffix(".done")
-        deadline = time.monotonic() + REACH_SECONDS
-        while not done.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        write_order(victim.order, "")
-        if done.exists():
-            done.unlink()
-            self._tally.kills[f"{when} {name}"] += 1
-        else:
+            threading.Thread(target=victims[0].stop, daemon=True).start()
+        dead = self._wait_for_a_death(victims, name)
+        self._tally.kills[f"{when} {name}"] += len(dead)
+        if not dead:
             self._tally.faults[f"{when} {name}: not reached"] += 1
-        self._revive(victim)
+        for victim in victims:
+            self._revive(victim)
+
+    def _wait_for_a_death(self, victims: Sequence[Process], name: str) -> list[Process]:
+        """Return those that have died, as soon as there is one."""
+        seconds, fault = PROVOCATIONS.get(name, (0.0, {}))
+        provoked = self._town.ortto.faults.add(**fault) if fault else None
+        began = time.monotonic()
+        while not any(victim.has_died_as_ordered() for victim in victims):
+            passed = time.monotonic() - began
+            if provoked and passed > seconds:
+                provoked = self._town.ortto.faults.clear()
+            if passed > seconds + REACH_SECONDS:
+                break
+            time.sleep(0.02)
+        self._town.ortto.faults.clear()
+        for victim in victims:
+            write_order(victim.order, "")
+        return [victim for victim in victims if victim.forget_death()]
 
     def kill_at_random(self) -> None:
         """Kill a process, or only the part of it that does the work, at some moment."""
@@ -195,8 +219,8 @@ class Troubles:
         self._revive(victim)
 
     def _revive(self, process: Process) -> None:
-        time.sleep(self._random.choice((0, 0.3, 1.5)))
         if not process.alive:
+            time.sleep(self._random.choice((0, 0.3, 1.5)))
             self._start(process)
 
     # -- worse than death --

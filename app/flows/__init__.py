@@ -22,6 +22,9 @@ class StepStore(Protocol):
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
         """Claim a cooldown for a job; False if another job holds it."""
 
+    def free_cooldown(self, key: str, job: Job) -> None:
+        """Give back a cooldown that a job claimed for nothing."""
+
     def notes_of(self, order_key: str) -> set[str]:
         """Return what vendors said of all finished steps of a key."""
 
@@ -75,6 +78,10 @@ class Ledger:
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
         """Claim a cooldown for a job; False if another job holds it."""
         return self._store.claim_cooldown(key, job, seconds, now=now)
+
+    def free_cooldown(self, key: str, job: Job) -> None:
+        """Give back a cooldown that a job claimed for nothing."""
+        self._store.free_cooldown(key, job)
 
     def _write(self, taken: Sequence[tuple[Job, str, Step]]) -> set[int]:
         for job, name, step in taken:

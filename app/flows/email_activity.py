@@ -79,17 +79,20 @@ class EmailActivityFlow:
         free: list[Todo] = []
         late: list[Todo] = []
         for item in todo:
-            claimed = ledger.claim_cooldown(
-                f"task:lead:{item.lead_id}", item.job, item.action.cooldown, now=self._clock()
-            )
+            claimed = ledger.claim_cooldown(_cooldown(item), item.job, item.action.cooldown, now=self._clock())
             (free if claimed else late).append(item)
         ledger.finish([item.step for item in late], ["none: the deal has had one within the cooldown"] * len(late))
-        return self._add(
+        results = self._add(
             free,
             ledger,
             lambda part: self._kommo.add_tasks([self._task(item) for item in part]),
             self._kommo.tasks_of,
         )
+        for item in free:
+            if _refused(results.get(item.job.id)):
+                # No task came of it: the next activity may have one.
+                ledger.free_cooldown(_cooldown(item), item.job)
+        return results
 
     def _task(self, item: Todo) -> NewTask:
         action = item.action
@@ -217,6 +220,14 @@ def _is_of(entry: Written, item: Todo) -> bool:
 def _todo(job: Job) -> list[Todo]:
     assert isinstance(job.plan, Response)  # noqa: S101 - what the resolve lane plans for this lane
     return [Todo(job, action, job.plan.lead_id, job.plan.contact_id) for action in job.plan.actions]
+
+
+def _cooldown(item: Todo) -> str:
+    return f"task:lead:{item.lead_id}"
+
+
+def _refused(result: Result | None) -> bool:
+    return isinstance(result, ApiError) and result.fault == Fault.REFUSED
 
 
 def _is_task(item: Todo) -> bool:

@@ -106,7 +106,8 @@ class ResolveFlow:
 
     def _by_email(self, batch: list[Job]) -> dict[int, Context]:
         """Find the contacts with exactly the job's email, and the deal among theirs that was touched last."""
-        people = {email: self._kommo.contacts_by_email(email) for job in batch if (email := _email(job))}
+        emails = sorted({_email(job) for job in batch} - {""})
+        people = {email: self._kommo.contacts_by_email(email) for email in emails}
         leads = self._kommo.leads(
             lead_id for contacts in people.values() for contact in contacts for lead_id in contact.lead_ids
         )

@@ -136,7 +136,9 @@ HURRY = (
     .where(jobs.c.lane == bindparam("lane_"), OWED, jobs.c.due_at > now(), jobs.c.attempts > 0)
     .values(due_at=now())
 )
-FREE_COOLDOWN = delete(cooldowns).where(cooldowns.c.holder == bindparam("holder_"))
+FREE_COOLDOWN = delete(cooldowns).where(
+    cooldowns.c.key == bindparam("key_"), cooldowns.c.holder == bindparam("holder_")
+)
 NEXT_DUE = select(
     func.min(case((jobs.c.due_at > jobs.c.lease_until, jobs.c.due_at), else_=jobs.c.lease_until))
 ).where(jobs.c.lane == bindparam("lane_"), OWED, ~_behind_another)

@@ -203,6 +203,11 @@ class Journal:
 
         return self._writer.run("claim_cooldown", work)
 
+    def free_cooldown(self, key: str, job: Job) -> None:
+        """Give back a cooldown that a job claimed for nothing."""
+        claim = {"key_": key, "holder_": _holder(job)}
+        self._writer.run("free_cooldown", lambda connection: connection.execute(sql.FREE_COOLDOWN, claim))
+
     def notes_of(self, order_key: str) -> set[str]:
         """Return what vendors said of all finished steps of a key, in all its jobs."""
         rows = self._read(lambda connection: connection.scalars(sql.STEPS_OF_KEY, {"order_key_": order_key}).all())
@@ -347,9 +352,6 @@ class Journal:
             connection.execute(sql.SET_CONTEXT, context)
         for owed in outcome.owed:
             connection.execute(sql.ADD_JOB, job_row(job.event.id, owed, now))
-        if outcome.state == State.DEAD:
-            # A task that was refused must not keep the deal from getting one.
-            connection.execute(sql.FREE_COOLDOWN, {"holder_": _holder(job)})
         return True
 
 

@@ -30,6 +30,7 @@ ANSWER_SECONDS = 5.0
 SENDERS = 16
 BULK = 5  # deals in one webhook at most
 REPEATS = 0.12  # of all webhooks: what was acknowledged before is sent again
+RECENT = 400  # acknowledged webhooks of which one may be sent again
 
 ACTIVITIES = (
     # kind, weight
@@ -208,14 +209,12 @@ class Load:
                 time.sleep(0.02)
                 continue
             with self._lock:
-                repeat = self._ledger.hooks and self._random.random() < REPEATS
-                if repeat:
-                    hook = self._random.choice(self._ledger.hooks[-400:])
-                else:
-                    line, hook = self._happen()
-            if repeat:
-                self._send_again(hook)
-            elif hook:
+                known = self._ledger.hooks[-RECENT:]
+                again = self._random.choice(known) if known and self._random.random() < REPEATS else None
+                line, hook = ([], None) if again else self._happen()
+            if again:
+                self._send_again(again)
+            if hook:
                 self._send(hook)
                 with self._lock:
                     line += [fact.deal for fact in hook.facts]

@@ -169,8 +169,9 @@ class Troubles:
         if name == "release":
             threading.Thread(target=victims[0].stop, daemon=True).start()
         dead = self._wait_for_a_death(victims, name)
-        self._tally.kills[f"{when} {name}"] += len(dead)
-        if not dead:
+        if dead:
+            self._tally.kills[f"{when} {name}"] += len(dead)
+        else:
             self._tally.faults[f"{when} {name}: not reached"] += 1
         for victim in victims:
             self._revive(victim)
@@ -183,7 +184,8 @@ class Troubles:
         while not any(victim.has_died_as_ordered() for victim in victims):
             passed = time.monotonic() - began
             if provoked and passed > seconds:
-                provoked = self._town.ortto.faults.clear()
+                self._town.ortto.faults.clear()
+                provoked = None
             if passed > seconds + REACH_SECONDS:
                 break
             time.sleep(0.02)

@@ -210,6 +210,22 @@ def test_a_refused_task_does_not_keep_the_deal_from_getting_one(
     assert notes_of(bench.town) == []
 
 
+def test_a_task_that_was_made_counts_though_its_note_is_refused(
+    bench: Bench, deals: list[int], monkeypatch: Any
+) -> None:
+    def bad(method: str, path: str, body: Any) -> str | None:
+        return "no such words" if NOTE.text in str(body) else None
+
+    monkeypatch.setattr(bench.town.kommo, "faults", Script(bad=bad))
+    bench.owe(clicked(deals[0], TASK, NOTE))
+    assert states(bench.carry()) == ["dead"]
+
+    bench.owe(clicked(deals[0], TASK, number=1))
+    assert states(bench.carry()) == ["done"]
+
+    assert tasks_of(bench.town) == [(deals[0], "Call them")]
+
+
 # -- tasks and notes after a failure ------------------------------------------------------------------------------
 
 WRITES = {"task": (TASK, TASKS, tasks_of), "note": (NOTE, NOTES, notes_of)}

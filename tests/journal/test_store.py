@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import run_sql
 from journal_events import CONTEXT, NOW, RESPONSE, WEBHOOK, claim, click, keys, news, owed, record, stage
 from sqlalchemy import Engine
 from sqlalchemy import event as sqlalchemy_event
@@ -25,18 +26,23 @@ HOUR, DAY = 3600.0, 86400.0
 GENEROUS_SECONDS = 30
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "journal.db"
+# About SQLite's files and plans.
+only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def open_journal(path: Path) -> Iterator[Callable[[], Journal]]:
+def path(database_url: str) -> Path:
+    """Where SQLite's file lies."""
+    return Path(database_url.removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+def open_journal(database_url: str) -> Iterator[Callable[[], Journal]]:
     """Open the journal once more, as another process would."""
     opened: list[Journal] = []
 
     def open_one() -> Journal:
-        opened.append(Journal(f"sqlite:///{path}"))
+        opened.append(Journal(database_url))
         return opened[-1]
 
     yield open_one
@@ -52,12 +58,6 @@ def journal(open_journal: Callable[[], Journal]) -> Journal:
 @pytest.fixture
 def other(open_journal: Callable[[], Journal], journal: Journal) -> Journal:
     return open_journal()
-
-
-def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    """Look into the file itself."""
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(query).fetchall()
 
 
 def settle(
@@ -97,17 +97,17 @@ def test_what_is_recorded_is_claimed_as_it_was(journal: Journal) -> None:
     ]
 
 
-def test_a_webhooks_body_is_kept_byte_by_byte(journal: Journal, path: Path) -> None:
+def test_a_webhooks_body_is_kept_byte_by_byte(journal: Journal, database_url: str) -> None:
     body = bytes(range(256))
 
     journal.record(replace(WEBHOOK, body=body), [(stage(1), None), (stage(2), None)], now=NOW)
 
-    assert rows(path, "SELECT source, content_type, body, received_at FROM webhooks") == [
+    assert run_sql(database_url, "SELECT source, content_type, body, received_at FROM webhooks") == [
         ("kommo", "application/x-www-form-urlencoded", body, NOW)
     ]
 
 
-def test_the_same_dedupe_key_finds_the_first_event(journal: Journal, other: Journal, path: Path) -> None:
+def test_the_same_dedupe_key_finds_the_first_event(journal: Journal, other: Journal, database_url: str) -> None:
     first = record(journal, stage(1, "a"))
 
     assert record(other, stage(1, "a"), stage(2, "b"), stage(2, "b"), now=NOW + 99) == [
@@ -118,12 +118,12 @@ def test_the_same_dedupe_key_finds_the_first_event(journal: Journal, other: Jour
     assert keys(claim(journal, now=NOW + 99)) == ["lead:1", "lead:2"]
 
 
-def test_a_webhook_of_nothing_but_duplicates_is_not_kept(journal: Journal, path: Path) -> None:
+def test_a_webhook_of_nothing_but_duplicates_is_not_kept(journal: Journal, database_url: str) -> None:
     record(journal, stage(1, "a"))
 
     record(journal, stage(1, "a"))
 
-    assert rows(path, "SELECT count(*) FROM webhooks") == [(1,)]
+    assert run_sql(database_url, "SELECT count(*) FROM webhooks") == [(1,)]
 
 
 def test_events_without_a_key_are_never_the_same(journal: Journal) -> None:
@@ -132,7 +132,9 @@ def test_events_without_a_key_are_never_the_same(journal: Journal) -> None:
     assert [(item.event.id, item.duplicate) for item in recorded] == [(1, False), (2, False)]
 
 
-def test_one_event_sent_many_times_at_once_is_recorded_once(journal: Journal, other: Journal, path: Path) -> None:
+def test_one_event_sent_many_times_at_once_is_recorded_once(
+    journal: Journal, other: Journal, database_url: str
+) -> None:
     start = threading.Barrier(20)
 
     def send(number: int) -> Recorded:
@@ -144,15 +146,15 @@ def test_one_event_sent_many_times_at_once_is_recorded_once(journal: Journal, ot
 
     assert sorted(item.duplicate for item in recorded) == [False] + [True] * 19
     assert {item.event.id for item in recorded} == {1}
-    assert rows(path, "SELECT count(*) FROM jobs") == [(1,)]
+    assert run_sql(database_url, "SELECT count(*) FROM jobs") == [(1,)]
 
 
-def test_what_was_refused_from_the_start_is_kept_but_not_owed(journal: Journal, path: Path) -> None:
+def test_what_was_refused_from_the_start_is_kept_but_not_owed(journal: Journal, database_url: str) -> None:
     recorded = journal.record(WEBHOOK, [(stage(1), "stage 61000102 is not mapped"), (stage(2), None)], now=NOW)
 
     assert [item.refused for item in recorded] == ["stage 61000102 is not mapped", ""]
     assert keys(claim(journal)) == ["lead:2"]
-    assert rows(path, "SELECT state, reason, settled_at FROM jobs WHERE event_id = 1") == [
+    assert run_sql(database_url, "SELECT state, reason, settled_at FROM jobs WHERE event_id = 1") == [
         ("skipped", "stage 61000102 is not mapped", NOW)
     ]
 
@@ -399,19 +401,19 @@ def test_the_longest_waiting_due_job_is_known(journal: Journal) -> None:
     ],
 )
 def test_a_job_is_left_as_it_was_settled(
-    journal: Journal, path: Path, outcome: Outcome, how: dict[str, Any], row: tuple[Any, ...]
+    journal: Journal, database_url: str, outcome: Outcome, how: dict[str, Any], row: tuple[Any, ...]
 ) -> None:
     record(journal, stage(1))
     settlement = Settlement(claim(journal)[0], outcome, **how)
 
     assert journal.settle([settlement], now=NOW + 3) == [settlement]
-    assert rows(path, "SELECT state, reason, attempts, due_at, settled_at, owner, lease_until FROM jobs") == [
-        (*row, None, 0.0)
-    ]
+    assert run_sql(
+        database_url, "SELECT state, reason, attempts, due_at, settled_at, owner, lease_until FROM jobs"
+    ) == [(*row, None, 0.0)]
 
 
 def test_a_job_that_another_process_has_taken_over_is_not_settled(
-    journal: Journal, other: Journal, path: Path
+    journal: Journal, other: Journal, database_url: str
 ) -> None:
     record(journal, stage(1), stage(2))
     lost, kept = claim(journal)
@@ -421,11 +423,11 @@ def test_a_job_that_another_process_has_taken_over_is_not_settled(
 
     assert settle(journal, lost, outcome, now=NOW + LEASE_SECONDS) == []
     assert journal.write_steps({lost.id: {"event": Step(finished=True)}}) == set()
-    assert rows(path, "SELECT id, lane, state, steps FROM jobs") == [
+    assert run_sql(database_url, "SELECT id, lane, state, steps FROM jobs") == [
         (1, "resolve", "pending", "{}"),
         (2, "resolve", "pending", "{}"),
     ]
-    assert rows(path, "SELECT context FROM events") == [(None,), (None,)]
+    assert run_sql(database_url, "SELECT context FROM events") == [(None,), (None,)]
     assert len(settle(other, lost, outcome)) == 1
 
 
@@ -445,7 +447,7 @@ def test_a_lease_that_is_over_but_was_not_taken_is_still_ours(journal: Journal) 
     assert len(settle(journal, job, now=NOW + 10 * LEASE_SECONDS)) == 1
 
 
-def test_what_was_found_and_what_follows_come_with_the_settlement(journal: Journal, path: Path) -> None:
+def test_what_was_found_and_what_follows_come_with_the_settlement(journal: Journal, database_url: str) -> None:
     record(journal, stage(41500011))
     job, *_ = claim(journal)
     follows = (owed(Lane.ENCHARGE, 41500011), owed(Lane.ORTTO, 41500011), owed(Lane.KOMMO, 41500011))
@@ -459,12 +461,12 @@ def test_what_was_found_and_what_follows_come_with_the_settlement(journal: Journ
         [Job(3, Lane.ORTTO, event, "lead:41500011", 0, NOW + 1, news(41500011))],
         [Job(4, Lane.KOMMO, event, "lead:41500011", 0, NOW + 1, RESPONSE)],
     ]
-    [(context,)] = rows(path, "SELECT context FROM events")
+    [(context,)] = run_sql(database_url, "SELECT context FROM events")
     assert '"name":"Order"' in context
 
 
 def test_a_settlement_that_cannot_be_written_leaves_nothing_behind_but_a_dead_job(
-    journal: Journal, path: Path
+    journal: Journal, database_url: str
 ) -> None:
     """Two jobs of one event in one lane cannot be: the second insert fails after the first has been made."""
     record(journal, stage(1))
@@ -473,7 +475,9 @@ def test_a_settlement_that_cannot_be_written_leaves_nothing_behind_but_a_dead_jo
 
     settle(journal, job, twice)
 
-    assert rows(path, "SELECT state, context FROM jobs JOIN events ON events.id = event_id") == [("dead", None)]
+    assert run_sql(database_url, "SELECT state, context FROM jobs JOIN events ON events.id = event_id") == [
+        ("dead", None)
+    ]
 
 
 # -- steps and cooldowns ----------------------------------------------------------------------------------------
@@ -519,26 +523,26 @@ def test_a_cooldown_is_its_holders_until_it_ends(journal: Journal, other: Journa
     assert not attempt(0, DAY + 3)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "free"),
-    [
-        (Outcome(State.DEAD, "400"), True),
-        (DONE, False),
-        (skipped("why"), False),
-        (Outcome(State.PENDING, "500"), False),
-    ],
-    ids=["dead", "done", "skipped", "tried again"],
-)
-def test_only_a_dead_job_gives_its_cooldown_back(
-    journal: Journal, tasks: list[Job], outcome: Outcome, free: bool
-) -> None:
+def test_a_cooldown_is_given_back_by_its_holder_only(journal: Journal, tasks: list[Job]) -> None:
     journal.claim_cooldown("task:lead:1", tasks[0], DAY, now=NOW)
-    journal.claim_cooldown("task:lead:2", tasks[1], DAY, now=NOW)
+    journal.claim_cooldown("task:lead:2", tasks[0], DAY, now=NOW)
+
+    journal.free_cooldown("task:lead:1", tasks[1])
+    assert not journal.claim_cooldown("task:lead:1", tasks[2], DAY, now=NOW)
+
+    journal.free_cooldown("task:lead:1", tasks[0])
+    assert journal.claim_cooldown("task:lead:1", tasks[2], DAY, now=NOW)
+    assert not journal.claim_cooldown("task:lead:2", tasks[2], DAY, now=NOW)
+
+
+@pytest.mark.parametrize("outcome", [Outcome(State.DEAD, "400"), DONE, Outcome(State.PENDING, "500")])
+def test_settling_gives_no_cooldown_back(journal: Journal, tasks: list[Job], outcome: Outcome) -> None:
+    """A task may have been made although the job is dead for its note."""
+    journal.claim_cooldown("task:lead:1", tasks[0], DAY, now=NOW)
 
     settle(journal, tasks[0], outcome, due_at=NOW)
 
-    assert journal.claim_cooldown("task:lead:1", tasks[2], DAY, now=NOW) is free
-    assert not journal.claim_cooldown("task:lead:2", tasks[2], DAY, now=NOW)
+    assert not journal.claim_cooldown("task:lead:1", tasks[2], DAY, now=NOW)
 
 
 # -- vendors ----------------------------------------------------------------------------------------------------
@@ -601,7 +605,9 @@ def test_no_window_ever_sees_more_calls_than_the_limit(
 # -- purge ------------------------------------------------------------------------------------------------------
 
 
-def test_old_events_are_forgotten_with_their_bodies_except_what_is_owed(journal: Journal, path: Path) -> None:
+def test_old_events_are_forgotten_with_their_bodies_except_what_is_owed(
+    journal: Journal, database_url: str
+) -> None:
     record(journal, stage(1, "done"))
     record(journal, stage(2, "owed"))
     record(journal, stage(3, "dead"), stage(4, "half"))
@@ -614,25 +620,27 @@ def test_old_events_are_forgotten_with_their_bodies_except_what_is_owed(journal:
 
     assert journal.purge(NOW + 1) == 2
 
-    assert rows(path, "SELECT dedupe_key FROM events ORDER BY id") == [("owed",), ("half",), ("new",)]
-    assert rows(path, "SELECT lane, order_key FROM jobs ORDER BY id") == [
+    assert run_sql(database_url, "SELECT dedupe_key FROM events ORDER BY id") == [("owed",), ("half",), ("new",)]
+    assert run_sql(database_url, "SELECT lane, order_key FROM jobs ORDER BY id") == [
         ("resolve", "lead:2"),
         ("resolve", "lead:4"),
         ("resolve", "lead:5"),
         ("ortto", "lead:4"),
     ]
-    assert rows(path, "SELECT id FROM webhooks ORDER BY id") == [(2,), (3,), (4,)]
+    assert run_sql(database_url, "SELECT id FROM webhooks ORDER BY id") == [(2,), (3,), (4,)]
     assert keys(claim(journal, lane=Lane.ORTTO, now=NOW + LEASE_SECONDS)) == ["lead:4"]
 
 
-def test_what_was_forgotten_is_new_again(journal: Journal, path: Path) -> None:
+def test_what_was_forgotten_is_new_again(journal: Journal, database_url: str) -> None:
     repeat = Repeat("kommo:lead:1", "61000102", 40 * 86400)
     record(journal, stage(1, "a"), stage(2, repeat=repeat))
     for job in claim(journal):
         settle(journal, job)
 
     assert journal.purge(NOW + 1) == 2
-    assert rows(path, "SELECT (SELECT count(*) FROM webhooks), (SELECT count(*) FROM cooldowns)") == [(0, 0)]
+    assert run_sql(database_url, "SELECT (SELECT count(*) FROM webhooks), (SELECT count(*) FROM cooldowns)") == [
+        (0, 0)
+    ]
     recorded = record(journal, stage(1, "a"), stage(2, repeat=repeat), now=NOW + DAY)
     assert [item.duplicate for item in recorded] == [False, False]
 
@@ -662,6 +670,7 @@ def locked(journal: Journal, path: Path) -> Iterator[sqlite3.Connection]:
         yield holder
 
 
+@only_sqlite
 @pytest.mark.usefixtures("impatient", "locked")
 @pytest.mark.parametrize(
     "write",
@@ -684,6 +693,7 @@ def test_a_locked_database_is_told_in_time(journal: Journal, write: Callable[[Jo
     assert time.monotonic() - began < 8
 
 
+@only_sqlite
 def test_a_caller_waits_no_longer_than_it_says(journal: Journal, locked: sqlite3.Connection) -> None:
     began = time.monotonic()
     with pytest.raises(JournalError, match=r"^the journal did not commit within 0\.2 s$"):
@@ -699,6 +709,7 @@ def test_a_caller_waits_no_longer_than_it_says(journal: Journal, locked: sqlite3
     assert keys(claim(journal)) == ["lead:1"]
 
 
+@only_sqlite
 @pytest.mark.usefixtures("impatient")
 def test_it_can_be_read_while_it_is_locked_and_written_afterwards(
     journal: Journal, locked: sqlite3.Connection
@@ -714,6 +725,7 @@ def test_it_can_be_read_while_it_is_locked_and_written_afterwards(
     assert keys(claim(journal)) == ["lead:1"]
 
 
+@only_sqlite
 def test_a_journal_whose_tables_are_gone_says_so(journal: Journal, path: Path) -> None:
     with closing(sqlite3.connect(path)) as vandal:
         vandal.execute("PRAGMA foreign_keys = OFF")
@@ -754,6 +766,7 @@ def plans(path: Path, statements: list[tuple[str, Any]], word: str) -> list[str]
         ]
 
 
+@only_sqlite
 def test_a_claim_looks_only_at_what_is_owed(
     journal: Journal, path: Path, statements: list[tuple[str, Any]]
 ) -> None:
@@ -787,6 +800,7 @@ def test_a_claim_looks_only_at_what_is_owed(
     assert [step for step in steps if step.startswith("SCAN")] == []
 
 
+@only_sqlite
 def test_what_is_asked_while_idle_looks_only_at_what_is_owed(
     journal: Journal, path: Path, statements: list[tuple[str, Any]]
 ) -> None:
@@ -801,6 +815,7 @@ def test_what_is_asked_while_idle_looks_only_at_what_is_owed(
     assert [step for step in steps if step.startswith("SEARCH") and "INDEX jobs_by_" not in step] == []
 
 
+@only_sqlite
 def test_forgetting_does_not_search_all_events_for_each_webhook(
     journal: Journal, path: Path, statements: list[tuple[str, Any]]
 ) -> None:

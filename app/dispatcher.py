@@ -110,6 +110,8 @@ class Dispatcher:
         with self._started:
             if self._threads or self._stopping.is_set():
                 return
+            # While no process ran, nobody would have noticed that the clock was set.
+            self._journal.clock_was_set_back(now=self._clock(), longest_pause=LOCKED_OUT_SECONDS)
             self._threads = [
                 *(
                     threading.Thread(target=lane.run, name=f"lane-{name}", daemon=True)

@@ -8,6 +8,7 @@ import pytest
 from journal_events import claim, record, stage
 
 from app.clock import ClockWatch
+from app.dispatcher import Dispatcher
 from app.events import Lane
 from app.journal import Journal
 
@@ -66,3 +67,26 @@ def test_after_the_clock_was_set_back_nothing_waits_for_the_old_time(database_ur
     assert [job.event.id for job in journal.claim(Lane.RESOLVE, "other", 10, now=now)] == [1]
     assert journal.let_go("kommo", 7, now=now) == now
     journal.close()
+
+
+def test_a_lease_given_under_a_clock_that_was_wrong_does_not_count(database_url: str) -> None:
+    journal = Journal(database_url)
+    ahead, now = time.time() + HOUR, time.time()
+    record(journal, stage(1), now=now)
+    assert len(journal.claim(Lane.RESOLVE, "kommo", 10, now=ahead)) == 1
+
+    assert [job.event.id for job in journal.claim(Lane.RESOLVE, "kommo", 10, now=now)] == [1]
+    # One that was given now is a lease.
+    assert journal.claim(Lane.RESOLVE, "kommo", 10, now=now + 1) == []
+    journal.close()
+
+
+def test_a_start_waits_for_no_time_of_a_clock_that_was_wrong(database_url: str) -> None:
+    journal = Journal(database_url)
+    journal.pause("kommo", time.time() + HOUR, "429")
+    dispatcher = Dispatcher(journal, {}, places=1, retention=HOUR)
+
+    dispatcher.start()
+
+    assert journal.pauses(now=time.time()) == {}
+    dispatcher.close()

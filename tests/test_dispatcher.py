@@ -732,7 +732,7 @@ def test_what_is_finished_and_old_is_forgotten(house: House, monkeypatch: pytest
         journal.record(WEBHOOK, [(stage(number), None)], now=long_ago)
     finished = journal.claim(Lane.RESOLVE, "kommo", 1, now=long_ago)
     journal.settle([Settlement(job, DONE) for job in finished], now=long_ago)
-    journal.pause("kommo", time.time() + HOUR, "so that nothing is carried")
+    journal.pause("kommo", time.time() + 200, "so that nothing is carried")
     process = house.process(resolve=("kommo", Told()))
     tell(process, stage(3))
 

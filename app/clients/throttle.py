@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-LATE_SECONDS = 0.05  # what the booking's own margin makes up for
+LATE_SECONDS = 0.02  # what the booking's own margin makes up for
 
 
 class Booking(Protocol):

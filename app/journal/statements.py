@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Executable,
+    FromClause,
     and_,
     bindparam,
     case,
@@ -46,6 +47,13 @@ ADD_JOB = insert(jobs)
 # -- jobs --
 
 _earlier = jobs.alias("earlier")
+
+
+def _leased(rows: FromClause) -> ColumnElement[bool]:
+    """Say whether somebody holds a job. A lease that ends too far ahead was given under a clock that was wrong."""
+    return rows.c.lease_until.between(bindparam("lease_now"), bindparam("lease_far"))
+
+
 _held_back = (
     select(_earlier.c.id)
     .where(
@@ -53,7 +61,7 @@ _held_back = (
         _earlier.c.order_key == jobs.c.order_key,
         _earlier.c.state == PENDING,
         _earlier.c.id < jobs.c.id,
-        or_(_earlier.c.due_at > now(), _earlier.c.lease_until > bindparam("lease_now")),
+        or_(_earlier.c.due_at > now(), _leased(_earlier)),
     )
     .exists()
 )
@@ -71,7 +79,7 @@ _claimable = (
     jobs.c.lane == bindparam("lane_"),
     OWED,
     jobs.c.due_at <= now(),
-    jobs.c.lease_until <= bindparam("lease_now"),
+    ~_leased(jobs),
     ~_held_back,
 )
 CLAIMABLE = (

@@ -33,6 +33,7 @@ from app.journal.writer import WRITE_SECONDS, Writer
 
 LEASE_SECONDS = 60.0
 BOOKED_AHEAD_SECONDS = 60.0
+FAR_AHEAD = 1e12  # later than any time
 PURGE_LIMIT = 5_000  # events a transaction
 
 
@@ -132,7 +133,9 @@ class Journal:
         A job that waits, or that another process holds, keeps back the later ones of its key and nothing else.
         `take_over`: whether a lease that has run out by the clock may be taken for one.
         """
-        due = {"lane_": lane.value, "now": now, "lease_now": now if take_over else 0.0}
+        # Never more than a lease ahead; between is inclusive, and 0 is nobody's.
+        leases = (now + 0.001, now + 2 * LEASE_SECONDS) if take_over else (0.001, FAR_AHEAD)
+        due = {"lane_": lane.value, "now": now, "lease_now": leases[0], "lease_far": leases[1]}
 
         def work(connection: Connection) -> list[Job]:
             paused_until = connection.execute(sql.PAUSED_UNTIL, {"vendor_": vendor}).scalar()
@@ -257,8 +260,8 @@ class Journal:
         A sliding window over the latest calls of all processes: `n` of them take at least `n / per_second`.
         """
         count = max(1, int(per_second))
-        # 5 % more than a second: calls that leave us evenly may bunch up on their way.
-        window = count / per_second * 1.05
+        # 8 % more than a second: calls that leave us evenly may bunch up on their way.
+        window = count / per_second * 1.08
 
         def work(connection: Connection) -> float:
             text = connection.execute(sql.CALLS, {"vendor_": vendor}).scalar()

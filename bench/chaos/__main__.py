@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ How to read the table, and what to believe without proof: bench/README.md.
 def main() -> None:
     """Run on each database and print the tables; exit with 1 if the promise did not hold."""
     told = _arguments()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # through every `finally`
     names = list(DATABASES) if told.database == "both" else [told.database]
     broken = False
     for name in names:

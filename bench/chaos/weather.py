@@ -32,6 +32,7 @@ COMMITS = (
 POINTS = tuple((name, when) for name in COMMITS for when in ("before", "after"))
 REACH_SECONDS = 4.0  # how long the processes may take to reach the commit at which one is to die
 AN_HOUR = 3600
+CLOCK_SEEN_SECONDS = 3.0  # a process sees that its clock was set when it next looks: until then none is killed
 EVENTS_AT_ONCE = 8  # calls to Encharge's ingest that a process has in the air at most
 
 # Some commits come only when something is wrong: what to do to Ortto, and for how long.
@@ -240,6 +241,7 @@ class Troubles:
         offset = self._random.choice((AN_HOUR, -AN_HOUR))
         with self._order(CLOCK, str(offset)):
             time.sleep(self._random.uniform(1.0, 4.0))
+        time.sleep(CLOCK_SEEN_SECONDS)
         self._tally.faults[f"clock {offset:+d} s and back"] += 1
 
     def spoil_database(self) -> None:

@@ -111,7 +111,7 @@ class Dispatcher:
             if self._threads or self._stopping.is_set():
                 return
             # While no process ran, nobody would have noticed that the clock was set.
-            self._journal.clock_was_set_back(now=self._clock(), longest_pause=LOCKED_OUT_SECONDS)
+            self._mend_times()
             self._threads = [
                 *(
                     threading.Thread(target=lane.run, name=f"lane-{name}", daemon=True)
@@ -176,8 +176,14 @@ class Dispatcher:
             log.warning("the clock was set", seconds=round(jump))
             self._renew()
         if jump < 0:
-            self._journal.clock_was_set_back(now=self._clock(), longest_pause=LOCKED_OUT_SECONDS)
+            self._mend_times()
         return self._watch.trusted(3 * RENEW_SECONDS)
+
+    def _mend_times(self) -> None:
+        try:
+            self._journal.clock_was_set_back(now=self._clock(), longest_pause=LOCKED_OUT_SECONDS)
+        except JournalError as error:
+            log.error("times of a clock that was wrong may stand in the journal", error=str(error))
 
     def _renew(self) -> None:
         for lane in self.lanes.values():

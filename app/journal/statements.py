@@ -54,27 +54,14 @@ def _leased(rows: FromClause) -> ColumnElement[bool]:
     return rows.c.lease_until.between(bindparam("lease_now"), bindparam("lease_far"))
 
 
-_held_back = (
-    select(_earlier.c.id)
-    .where(
-        _earlier.c.lane == jobs.c.lane,
-        _earlier.c.order_key == jobs.c.order_key,
-        _earlier.c.state == PENDING,
-        _earlier.c.id < jobs.c.id,
-        or_(_earlier.c.due_at > now(), _leased(_earlier)),
-    )
-    .exists()
+_ahead = select(_earlier.c.id).where(
+    _earlier.c.lane == jobs.c.lane,
+    _earlier.c.order_key == jobs.c.order_key,
+    _earlier.c.state == PENDING,
+    _earlier.c.id < jobs.c.id,
 )
-_behind_another = (
-    select(_earlier.c.id)
-    .where(
-        _earlier.c.lane == jobs.c.lane,
-        _earlier.c.order_key == jobs.c.order_key,
-        _earlier.c.state == PENDING,
-        _earlier.c.id < jobs.c.id,
-    )
-    .exists()
-)
+_behind_another = _ahead.exists()
+_held_back = _ahead.where(or_(_earlier.c.due_at > now(), _leased(_earlier))).exists()
 _claimable = (
     jobs.c.lane == bindparam("lane_"),
     OWED,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import structlog
 
 from app.clients.errors import ApiError, Fault
+from app.clients.http import LONGEST_WAIT_SECONDS
 from app.clock import ClockWatch
 from app.events import Event, Job, Lane, Outcome, State, Webhook
 from app.flows import Flow, Ledger, Result
@@ -53,6 +54,7 @@ class Dispatcher:
         self._waits: dict[int, Wait] = {}  # by event id
         self._waits_lock = threading.Lock()
         self._watch = ClockWatch()
+        self._set_back = False
         self._stopping = threading.Event()
         self._started = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -111,7 +113,7 @@ class Dispatcher:
             if self._threads or self._stopping.is_set():
                 return
             # While no process ran, nobody would have noticed that the clock was set.
-            self._mend_times()
+            self._mend_times(longest_wait=LONGEST_WAIT_SECONDS)
             self._threads = [
                 *(
                     threading.Thread(target=lane.run, name=f"lane-{name}", daemon=True)
@@ -175,13 +177,17 @@ class Dispatcher:
         if jump:
             log.warning("the clock was set", seconds=round(jump))
             self._renew()
-        if jump < 0:
+        trusted = self._watch.trusted(3 * RENEW_SECONDS)
+        if jump < 0 or (trusted and self._set_back):
+            # Again once all is calm: what was under way while the clock was set may have written the old time.
             self._mend_times()
-        return self._watch.trusted(3 * RENEW_SECONDS)
+        self._set_back = jump < 0 or (self._set_back and not trusted)
+        return trusted
 
-    def _mend_times(self) -> None:
+    def _mend_times(self, longest_wait: float = 0.0) -> None:
+        now = self._clock()
         try:
-            self._journal.clock_was_set_back(now=self._clock(), longest_pause=LOCKED_OUT_SECONDS)
+            self._journal.clock_was_set_back(now=now, longest_pause=LOCKED_OUT_SECONDS, longest_wait=longest_wait)
         except JournalError as error:
             log.error("times of a clock that was wrong may stand in the journal", error=str(error))
 

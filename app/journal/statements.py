@@ -139,8 +139,12 @@ NEXT_DUE = select(
 ).where(jobs.c.lane == bindparam("lane_"), OWED, ~_behind_another)
 STEPS_OF_KEY = select(jobs.c.steps).where(jobs.c.order_key == bindparam("order_key_"))
 
-# A job that has not failed yet is meant to be due at once.
-DUE_AT_ONCE = update(jobs).where(OWED, jobs.c.attempts == 0, jobs.c.due_at > now()).values(due_at=now())
+# A retry that comes too early costs a call; one that waits for the time of a wrong clock may wait for years.
+DUE_AT_ONCE = (
+    update(jobs)
+    .where(OWED, or_(jobs.c.due_at > bindparam("furthest"), and_(jobs.c.attempts == 0, jobs.c.due_at > now())))
+    .values(due_at=now())
+)
 
 # Takes the write lock and changes nothing.
 TOUCH = delete(cooldowns).where(cooldowns.c.key == "")

@@ -228,11 +228,14 @@ class Journal:
             "hurry", lambda connection: connection.execute(sql.HURRY, {"lane_": lane.value, "now": now})
         )
 
-    def clock_was_set_back(self, *, now: float, longest_pause: float) -> None:
-        """Let nothing wait for times that now lie in the future: vendors are asked again, new jobs are due."""
+    def clock_was_set_back(self, *, now: float, longest_pause: float, longest_wait: float = 0.0) -> None:
+        """Let nothing wait for the time of another clock: vendors are asked again, new jobs are due.
+
+        So are retries that would wait for longer than `longest_wait` seconds.
+        """
 
         def work(connection: Connection) -> None:
-            connection.execute(sql.DUE_AT_ONCE, {"now": now})
+            connection.execute(sql.DUE_AT_ONCE, {"now": now, "furthest": now + longest_wait})
             connection.execute(sql.END_PAUSES, {"until_": now + longest_pause, "now": now})
 
         self._writer.run("clock_was_set_back", work)

@@ -103,7 +103,11 @@ class VendorWeather(threading.Thread):
     def _spoil(self, vendor: Vendor) -> None:
         kind = self._random.choice(list(self._faults))
         times = self._random.choice((1, 2, 5, 20))
-        fault = vendor.faults.add(times=times, **self._faults[kind])
+        # Only a write can have been done: most of Kommo's calls are reads.
+        method = (
+            self._random.choice(("POST", "POST", "PATCH")) if vendor.name == "kommo" and "but done" in kind else ""
+        )
+        fault = vendor.faults.add(times=times, method=method, **self._faults[kind])
         self._over.wait(self._random.uniform(0.3, 2.5))
         vendor.faults.clear()
         hits = times - max(0, fault.times or 0)

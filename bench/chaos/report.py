@@ -48,6 +48,8 @@ def faults(result: Result) -> list[str]:
         said.append(
             f"{len(silent)} Encharge events are there twice without the journal saying so: {sorted(silent)[:5]}"
         )
+    if options.real_lease and result.real_takeover is None:
+        said.append("no take-over with the real lease was seen: no proof")
     if result.real_takeover is not None and result.real_takeover > TAKEOVER_SECONDS:
         said.append(f"a frozen replica's work was taken over after {result.real_takeover:.0f} s only")
     if len(result.ledger.hooks) < options.acknowledged:
@@ -93,7 +95,8 @@ def table(result: Result) -> str:
 
 def _words(kind: str, result: Result) -> str:
     if kind == "Encharge events":
-        return f"{len(result.sent_again)} told in the journal; at most {result.tally.unheard_events()} unheard of"
+        tally = result.tally
+        return f"after {tally.unanswered_events} lost answers, {tally.interruptions()} deaths, freezes, outages"
     return f"{result.repeats_known_to_ortto} repeats known by their key" if kind == "Ortto activities" else ""
 
 

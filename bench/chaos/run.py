@@ -239,25 +239,29 @@ class Run:
         del self._seconds["lease"], self._seconds["renew"]
         self._restart_all()
         self._load.rate = 10
-        held: set[int] = set()
         victim = self._replicas[0]
+        held = self._freeze_at_work(victim)
+        frozen_at = time.monotonic()
+        self._load.rate = 2
+        while held and time.monotonic() - frozen_at < 2 * TAKEOVER_SECONDS:
+            self._real_takeover = time.monotonic() - frozen_at
+            held &= self._watch.held_by(victim.pids())
+            time.sleep(0.2)
+        victim.thaw()
+        time.sleep(2)  # for what it does next, which must be nothing
+        self._seconds |= {"lease": self._options.lease, "renew": self._options.lease / 4}
+
+    def _freeze_at_work(self, victim: Process) -> set[int]:
+        """Freeze a process at a moment in which it holds jobs, and return them; none if there is no such moment."""
         for _ in range(FREEZES):
             time.sleep(0.05)
             victim.freeze()
             held = self._watch.held_by(victim.pids())
             if held:
-                break
+                self._tally.faults["frozen"] += 1
+                return held
             victim.thaw()
-        frozen_at = time.monotonic()
-        self._load.rate = 2
-        while held and time.monotonic() - frozen_at < 2 * TAKEOVER_SECONDS:
-            held &= self._watch.held_by(victim.pids())
-            time.sleep(0.2)
-        self._real_takeover = time.monotonic() - frozen_at
-        self._tally.faults["frozen"] += 1
-        victim.thaw()
-        time.sleep(2)
-        self._seconds |= {"lease": self._options.lease, "renew": self._options.lease / 4}
+        return set()
 
     def _settle(self, *, restart: bool = True) -> int:
         """Take all faults away, start everything afresh, wait until nothing is owed; return what still is."""

@@ -32,7 +32,6 @@ COMMITS = (
 POINTS = tuple((name, when) for name in COMMITS for when in ("before", "after"))
 REACH_SECONDS = 4.0  # how long the processes may take to reach the commit at which one is to die
 AN_HOUR = 3600
-CLOCK_SEEN_SECONDS = 3.0  # a process sees that its clock was set when it next looks: until then none is killed
 EVENTS_AT_ONCE = 8  # calls to Encharge's ingest that a process has in the air at most
 
 # Some commits come only when something is wrong: what to do to Ortto, and for how long.
@@ -51,13 +50,14 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)  # by kind: calls hit, or times
     unanswered_events: int = 0  # calls to Encharge's ingest that took effect and got no answer
 
-    def unheard_events(self) -> int:
-        """Return how many events Encharge may have taken at most without it being written down.
-
-        A process that dies, freezes or cannot write has a few of them in the air.
-        """
+    def interruptions(self) -> int:
+        """Return how often a process died, froze or could not write."""
         databases = sum(count for kind, count in self.faults.items() if "SQL" in kind)
-        return self.unanswered_events + EVENTS_AT_ONCE * (self.kills.total() + self.faults["frozen"] + databases)
+        return self.kills.total() + self.faults["frozen"] + databases
+
+    def unheard_events(self) -> int:
+        """Return how many events Encharge may have taken at most without it being written down."""
+        return self.unanswered_events + EVENTS_AT_ONCE * self.interruptions()
 
 
 # -- the vendors ---------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Troubles:
         offset = self._random.choice((AN_HOUR, -AN_HOUR))
         with self._order(CLOCK, str(offset)):
             time.sleep(self._random.uniform(1.0, 4.0))
-        time.sleep(CLOCK_SEEN_SECONDS)
+        time.sleep(self._lease)  # every process has seen it, and looked again
         self._tally.faults[f"clock {offset:+d} s and back"] += 1
 
     def spoil_database(self) -> None:

@@ -13,7 +13,7 @@ import requests
 from databases import run_sql
 from parts import Clock, Desk, email_event, kommo_client
 from scripts import ANSWERS, OK, Script
-from support import add_deals
+from support import add_deals, eventually
 
 from app.clients.errors import ApiError, Fault
 from app.clients.kommo import NewTask
@@ -264,7 +264,8 @@ def test_what_may_have_been_written_is_looked_for_before_it_is_written_again(
     assert between == ({step: None} if doubt else {})
     assert done == {event: DONE}
     assert looks(bench.town, step) == int(doubt)
-    assert bench.town.kommo.count("POST", path) == writes
+    # A call that is dropped is counted only when its caller may be further already.
+    eventually(lambda: bench.town.kommo.count("POST", path) == writes)
     assert found(bench.town) == [(deals[0], action.text)]
     state = bench.town.kommo.state()
     ids = list(state["tasks"]) + [str(note["id"]) for note in state["notes"]["leads"]]
@@ -538,7 +539,7 @@ def test_fields_and_tags_may_be_written_again_and_what_is_done_is_not_repeated(
     assert states(bench.carry()) == ["done"]
 
     assert (len(tasks_of(bench.town)), len(notes_of(bench.town))) == (1, 1)
-    assert bench.town.kommo.count("PATCH") == (1 if "done" in answer else 2)
+    eventually(lambda: bench.town.kommo.count("PATCH") == (1 if "done" in answer else 2))
     assert fields_of(bench.town, deals[0]) == {ACTIVITY_FIELD: "Pricing"}
 
 

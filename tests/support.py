@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import requests
+from databases import run_sql
 
 from sandbox.courier import Target
 from sandbox.town import Town
@@ -142,8 +142,7 @@ def journal_file(env: Mapping[str, str]) -> Path:
 
 def rows(env: Mapping[str, str], query: str) -> list[tuple[Any, ...]]:
     """Run one SQL statement on the journal, from outside; return its rows."""
-    with closing(sqlite3.connect(journal_file(env), timeout=10)) as connection, connection:
-        return connection.execute(query).fetchall()
+    return run_sql(env["DATABASE_URL"], query)
 
 
 def pass_time(env: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from support import FORM, JSON, PROPOSAL_SENT, SECRET, Service, arrived, eventually, stage_hook
+from support import FORM, JSON, PROPOSAL_SENT, SECRET, Service, arrived, environment, eventually, stage_hook
 
 from app import EXTENSION, create_app, settings
 from sandbox.town import Town
@@ -21,6 +21,13 @@ OTHER_SECRET = "the-next-secret-0123456789"
 NOW = pytest.approx(time.time(), abs=600)  # what has no time of its own is dated when it came
 MARTA, TOMAS, JONAS, ANN, BO, CHI = 40_518_833, 39_900_417, 40_518_834, 7_351, 7_420, 7_498
 TOMAS_CONTACT, BO_CONTACT, ZOE_CONTACT = 52_300_032, 52_300_035, 52_300_021
+
+
+@pytest.fixture
+def env(town: Town, tmp_path: Path, database_url: str) -> dict[str, str]:
+    """The whole way holds on both databases."""
+    return {**environment(town, tmp_path), "DATABASE_URL": database_url}
+
 
 # -- what arrives ------------------------------------------------------------------------------------------------
 

@@ -7,16 +7,23 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
-from support import FORM, JSON, Service, add_deals, arrived, at_once, eventually, rows, stage_hook
+from support import FORM, JSON, Service, add_deals, arrived, at_once, environment, eventually, rows, stage_hook
 
 from sandbox.town import Town
 
 MARTA = 40_518_833
 MARTAS_EMAIL = "marta.keller@northbay-logistics.example"
+
+
+@pytest.fixture
+def env(town: Town, tmp_path: Path, database_url: str) -> dict[str, str]:
+    """The whole way holds on both databases."""
+    return {**environment(town, tmp_path), "DATABASE_URL": database_url}
 
 
 def test_a_burst_arrives_once_each_and_never_asks_kommo_too_often(service: Service, town: Town) -> None:

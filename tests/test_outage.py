@@ -40,6 +40,12 @@ PEOPLE, INGEST, ACTIVITIES = ("encharge", "/v1/people"), ("ingest", "/v1"), ("or
 LEADS = ("kommo", "/api/v4/leads")
 
 
+@pytest.fixture
+def env(town: Town, tmp_path: Path, database_url: str) -> dict[str, str]:
+    """The whole way holds on both databases."""
+    return {**environment(town, tmp_path), "DATABASE_URL": database_url}
+
+
 def timed(call: Callable[[], requests.Response]) -> tuple[float, str]:
     """Make a call; return the seconds it took and the answer's status."""
     began = time.monotonic()
@@ -437,4 +443,5 @@ def test_a_service_killed_in_the_middle_of_a_burst_loses_nothing_it_answered(
     # What was under way when the power went may have been done, 8 at once, and Encharge cannot tell a repeat.
     assert {event["email"] for event in found["encharge_events"]} == set(emails)
     assert len(found["encharge_events"]) <= 50 + 8
-    assert rows(env, "PRAGMA integrity_check") == [("ok",)]
+    if env["DATABASE_URL"].startswith("sqlite"):
+        assert rows(env, "PRAGMA integrity_check") == [("ok",)]

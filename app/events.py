@@ -68,6 +68,7 @@ class EmailActivity:
     lead_id: int | None = None  # the deal that the webhook names, if any
     person_id: str | None = None  # the platform's own id of the person
     campaign: str = ""  # broadcast name at Encharge, subject at Ortto
+    subject: str = ""  # the email's, where the webhook says it
     link: str | None = None
     first: bool | None = None  # False: the platform says it is a repeat; None: it does not say
     machine: bool = False  # opened or clicked by a scanner or a privacy proxy

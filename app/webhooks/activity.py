@@ -7,40 +7,39 @@ from typing import Any
 
 from app.addresses import clean_email
 from app.events import EmailActivity, Event, Kind, Repeat, Source
-from app.webhooks.bodies import as_text, journal_key, plain_name
+from app.webhooks.bodies import as_word, journal_key, plain_name
 
-# Names that people type into a webhook's body or URL, without case and separators.
+# Names that people type into a webhook's body or URL, and names of the platforms, without case and separators.
 NAMES: Mapping[str, Kind] = {
-    "open": Kind.EMAIL_OPENED,
-    "opened": Kind.EMAIL_OPENED,
-    "emailopen": Kind.EMAIL_OPENED,
-    "emailopened": Kind.EMAIL_OPENED,
-    "openedemail": Kind.EMAIL_OPENED,
-    "click": Kind.EMAIL_CLICKED,
-    "clicked": Kind.EMAIL_CLICKED,
-    "emailclick": Kind.EMAIL_CLICKED,
-    "emailclicked": Kind.EMAIL_CLICKED,
-    "clickedemail": Kind.EMAIL_CLICKED,
-    "linkclicked": Kind.EMAIL_CLICKED,
-    "emaillinkclicked": Kind.EMAIL_CLICKED,
-    "unsubscribed": Kind.UNSUBSCRIBED,
-    "emailunsubscribed": Kind.UNSUBSCRIBED,
-    "personunsubscribed": Kind.UNSUBSCRIBED,
-    "userunsubscribed": Kind.UNSUBSCRIBED,
-    "unsubscribeduser": Kind.UNSUBSCRIBED,
-    "resubscribed": Kind.RESUBSCRIBED,
-    "emailresubscribed": Kind.RESUBSCRIBED,
-    "personresubscribed": Kind.RESUBSCRIBED,
-    "userresubscribed": Kind.RESUBSCRIBED,
-    "resubscribeduser": Kind.RESUBSCRIBED,
-    "bounce": Kind.BOUNCED,
-    "bounced": Kind.BOUNCED,
-    "emailbounced": Kind.BOUNCED,
-    "journeycompleted": Kind.JOURNEY_COMPLETED,
-    "completedjourney": Kind.JOURNEY_COMPLETED,
-    "flowcompleted": Kind.JOURNEY_COMPLETED,
-    "completedflow": Kind.JOURNEY_COMPLETED,
+    name: kind
+    for kind, names in {
+        Kind.EMAIL_OPENED: """
+            open opened opens openemail openedemail emailopen emailopened emailopens mailopened""",
+        Kind.EMAIL_CLICKED: """
+            click clicked clicks clickemail clickedemail emailclick emailclicked emailclicks mailclicked
+            linkclick linkclicked clicklink clickedlink emaillinkclick emaillinkclicked""",
+        Kind.UNSUBSCRIBED: """
+            unsubscribe unsubscribed unsubscribes optout optedout emailunsubscribe emailunsubscribed
+            personunsubscribed userunsubscribed unsubscribeduser contactunsubscribed unsubscribedfromemail""",
+        Kind.RESUBSCRIBED: """
+            resubscribe resubscribed subscribedagain emailresubscribed personresubscribed userresubscribed
+            resubscribeduser contactresubscribed subscribedtoemail""",
+        Kind.BOUNCED: """
+            bounce bounced bounces emailbounce emailbounced mailbounced bouncedemail
+            hardbounce hardbounced softbounce softbounced""",
+        Kind.JOURNEY_COMPLETED: """
+            journeycomplete journeycompleted completedjourney journeyfinished finishedjourney journeyleft
+            leftjourney flowcomplete flowcompleted completedflow flowfinished finishedflow""",
+    }.items()
+    for name in names.split()
 }
+
+# Keys by their plain names, so in any spelling.
+LEAD_ID = ("kommoleadid", "kommodealid")
+SUBJECT = ("subject", "emailsubject", "mailsubject", "subjectline")
+LINK = ("link", "url", "linkurl", "clickedlink", "clickedurl", "href")
+FIRST = ("isfirstevent", "isfirst", "firstevent")
+MACHINE = ("machine", "ismachine", "bot", "isbot")
 
 
 def kind_of(name: str) -> Kind:
@@ -51,8 +50,14 @@ def kind_of(name: str) -> Kind:
 def first_email(places: Iterable[Mapping[str, Any]], *names: str) -> str | None:
     """Return the first valid address under one of the names."""
     places = tuple(places)
-    found = (clean_email(as_text(place.get(name))) for name in names for place in places)
+    found = (clean_email(as_word(place.get(name))) for name in names for place in places)
     return next(filter(None, found), None)
+
+
+def about_sms(places: Iterable[Mapping[str, Any]], *names: str) -> bool:
+    """Say whether what happened is about an SMS: what people do with those is no email activity."""
+    places = tuple(places)
+    return any(plain_name(as_word(place.get(name))) == "sms" for name in (*names, "channel") for place in places)
 
 
 def email_event(

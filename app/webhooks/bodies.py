@@ -23,7 +23,9 @@ MILLISECONDS = 100_000_000_000  # from here on a number counts milliseconds
 
 KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 DIGITS = re.compile(r"[0-9]{1,19}")
-UNRESOLVED = re.compile(r"\{\{.*\}\}", re.DOTALL)
+UNRESOLVED = re.compile(r"\{\{.*?(?:\}\}|\Z)|\{%.*?%\}", re.DOTALL)  # a merge tag that nobody filled in
+NOTHING = frozenset({"null", "none", "nil", "undefined"})  # what templates write for a value that is not there
+FIELD_ID = re.compile(r"^[a-z0-9]{3}:[a-z]*:")  # how Ortto's ids of fields begin: `str:cm:kommo-lead-id`
 FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -171,7 +173,23 @@ def require_id(fields: Mapping[str, Any], name: str, path: str) -> int:
 
 
 def as_text(value: object, *, limit: int = 500) -> str:
-    """Return text or a whole number as clean text; empty for anything else and for an unresolved `{{tag}}`.
+    """Return text or a whole number as clean text, without unresolved `{{tags}}`; empty for anything else."""
+    clean = _clean(value, limit)
+    text = UNRESOLVED.sub("", clean)
+    if text == clean:
+        return text
+    text = re.sub(r" ([,.;:!?])", r"\1", " ".join(text.split()))
+    return text.strip(" ,;:-–—|")  # `{{name}}, your offer` is `your offer`
+
+
+def as_word(value: object, *, limit: int = 500) -> str:
+    """Return text that means something only as a whole, an id or a name; empty if a part of it is unresolved."""
+    clean = _clean(value, limit)
+    return "" if UNRESOLVED.search(clean) else clean
+
+
+def _clean(value: object, limit: int) -> str:
+    """Return text or a whole number as text that can be stored; empty for anything else.
 
     Half characters (JSON's lone surrogates) and NUL are taken out: no database stores them.
     """
@@ -179,13 +197,13 @@ def as_text(value: object, *, limit: int = 500) -> str:
         value = str(value)
     if not isinstance(value, str):
         return ""
-    clean = value.replace("\0", "").encode("utf-8", "replace").decode().strip()
-    return "" if UNRESOLVED.fullmatch(clean) else clean[:limit]
+    clean = value.replace("\0", "").encode("utf-8", "replace").decode().strip()[:limit].rstrip()
+    return "" if clean.lower() in NOTHING else clean
 
 
 def as_flag(value: object) -> bool | None:
     """Return a truth value, be it a boolean, a number or a word; None for anything else."""
-    return value if isinstance(value, bool) else FLAGS.get(as_text(value).lower())
+    return value if isinstance(value, bool) else FLAGS.get(as_word(value).lower())
 
 
 def as_time(value: object) -> float | None:
@@ -216,11 +234,39 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", name.lower())
 
 
+def by_plain_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object by the plain names of its keys: `broadcastName`, `broadcast_name`, `Broadcast name` are one.
+
+    The type and namespace before a field's name at Ortto do not count. Of keys that are alike the first that says
+    anything is taken.
+    """
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        name = plain_name(FIELD_ID.sub("", key[:MAX_KEY]))
+        if plain.get(name) in (None, ""):
+            plain[name] = value
+    return plain
+
+
 def first_text(places: Iterable[Mapping[str, Any]], *names: str, limit: int = 500) -> str:
     """Return the first text under one of the names; an earlier name wins over an earlier place."""
     places = tuple(places)
     found = (as_text(place.get(name), limit=limit) for name in names for place in places)
     return next(filter(None, found), "")
+
+
+def first_word(places: Iterable[Mapping[str, Any]], *names: str, limit: int = 500) -> str:
+    """Return the first whole text under one of the names."""
+    places = tuple(places)
+    found = (as_word(place.get(name), limit=limit) for name in names for place in places)
+    return next(filter(None, found), "")
+
+
+def first_flag(places: Iterable[Mapping[str, Any]], *names: str) -> bool | None:
+    """Return the first truth value under one of the names."""
+    places = tuple(places)
+    found = (as_flag(place.get(name)) for name in names for place in places)
+    return next((flag for flag in found if flag is not None), None)
 
 
 def first_id(places: Iterable[Mapping[str, Any]], *names: str) -> int | None:

@@ -17,6 +17,8 @@ from app.webhooks.bodies import (
     as_id,
     as_text,
     as_time,
+    as_word,
+    by_plain_name,
     decode,
     items,
     journal_key,
@@ -241,7 +243,20 @@ def test_a_missing_id_is_named_by_its_path(value: object, message: str) -> None:
         ("a\0b", "ab"),
         ("half \ud83d", "half ?"),
         ("{{ person.userId }}", ""),
-        ("Hello {{person.firstName}}", "Hello {{person.firstName}}"),
+        ("Hello {{person.firstName}}", "Hello"),
+        ("Hi {{ name }}, your offer", "Hi, your offer"),
+        ("{{name}}, your offer", "your offer"),
+        ("Offer - {{ month | upcase }} - {{year}}", "Offer"),
+        ("{% if person.vip %}VIP {% endif %}offer", "VIP offer"),
+        ("Offer {{person.first", "Offer"),
+        ("{{ {{a}} }}", "}}"),
+        ("{{{a}}{ b", "{ b"),
+        ("{{a}}{{{b}}{{c", ""),
+        ("a {b} {c", "a {b} {c"),
+        ("null", ""),
+        ("None", ""),
+        ("undefined", ""),
+        ("None of your business", "None of your business"),
         (True, ""),
         (1.5, ""),
         (None, ""),
@@ -255,6 +270,21 @@ def test_text_is_clean_whatever_came(value: object, clean: str) -> None:
 
 def test_text_is_cut_at_its_limit() -> None:
     assert as_text("x" * 1000) == "x" * 500
+
+
+@pytest.mark.parametrize("value", ["{{a}}", "a-{{b}}-c", "{{a}}-{{b}}", "a{{", "{% if a %}b"])
+def test_a_word_with_an_unresolved_part_is_none(value: str) -> None:
+    assert as_word(value) == ""
+
+
+def test_a_word_is_clean_text_otherwise() -> None:
+    assert [as_word(value) for value in (" a b\0 ", 7, "null", True, {})] == ["a b", "7", "", "", ""]
+
+
+def test_keys_that_mean_the_same_are_one() -> None:
+    said = {"Broadcast name": "", "broadcast_name": None, "broadcastName": "a", "BROADCAST-NAME": "b"}
+    assert by_plain_name(said) == {"broadcastname": "a"}
+    assert by_plain_name({"str:cm:kommo-lead-id": 1, "str::email": 2}) == {"kommoleadid": 1, "email": 2}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 MARTA, MARTA_ID = "marta.keller@northbay-logistics.example", "3b0c1f52-7d0e-4a7e-9c55-0f6b2d84a911"
 TOMAS, TOMAS_ID = "tomas.ibarra@cedarworks.example", "d1f7a2b0-6c43-4e19-b7d8-92ab40c3e57f"
 JONAS_ID = "a94e6d3c-21b8-47f1-8e0a-5c7790d1f6be"
+ECHO = Ignored("updatedUser", "a change made through Encharge's API, such as our own")
 NO_EVENT = (
     "The body names no event: send 'event' with email_opened, email_link_clicked or user_unsubscribed in it, "
     "or add ?event=email_opened to the webhook's URL."
@@ -102,7 +103,8 @@ FIXTURES = {
                     email="анна@пример.рф",
                     lead_id=40518835,
                     person_id=JONAS_ID,
-                    campaign="R&D + {{person.firstName}} 🚀",
+                    campaign="R&D + 🚀",
+                    subject="R&D + 🚀",
                     link="https://example.test/?a=1&b=2",
                     first=False,
                     name="Email.Link-Clicked",
@@ -191,6 +193,35 @@ FIXTURES = {
         ),
         faults=("[2]: The body must be an object and is 'nonsense'.",),
     ),
+    "flowstep_other_spellings.json": Reading(
+        (
+            event(
+                Kind.EMAIL_CLICKED,
+                EmailActivity(
+                    email=MARTA,
+                    lead_id=40518833,
+                    person_id=MARTA_ID,
+                    campaign="Pricing 2026",
+                    subject="Hi, our prices",
+                    link="https://example.test/pricing",
+                    first=True,
+                    name="Link clicked",
+                ),
+                "lead:40518833",
+                body=load("flowstep_other_spellings.json"),
+            ),
+        )
+    ),
+    "flowstep_subject_only.json": Reading(
+        (
+            event(
+                Kind.EMAIL_OPENED,
+                EmailActivity(email=MARTA, campaign="Your proposal", subject="Your proposal", name="email_opened"),
+                f"email:{MARTA}",
+                body=load("flowstep_subject_only.json"),
+            ),
+        )
+    ),
     "stream_email_opened.json": Reading(
         (
             event(
@@ -224,6 +255,17 @@ FIXTURES = {
             ),
         )
     ),
+    "stream_sms_sent.json": Reading(
+        (
+            event(
+                Kind.OTHER,
+                EmailActivity(email=TOMAS, person_id=TOMAS_ID, name="sms-sent"),
+                f"email:{TOMAS}",
+                dedupe_key=f"encharge:sms-sent:{TOMAS_ID}:1779260629009:",
+                at=1779260629.009,
+            ),
+        )
+    ),
     "stream_unsubscribedUser.json": Reading(
         (
             event(
@@ -235,11 +277,34 @@ FIXTURES = {
             ),
         )
     ),
+    "stream_updatedUser_of_our_own.json": Reading(ignored=(ECHO,)),
+    "stream_updatedUser_resubscribed.json": Reading(
+        (
+            event(
+                Kind.RESUBSCRIBED,
+                EmailActivity(email=TOMAS, person_id=TOMAS_ID, name="updatedUser"),
+                f"email:{TOMAS}",
+                dedupe_key=f"encharge:updatedUser:{TOMAS_ID}:1779260627009:",
+                at=1779260627.009,
+            ),
+        )
+    ),
+    "subscription_added_tag_id_only.json": Reading(
+        (
+            event(
+                Kind.EMAIL_CLICKED,
+                EmailActivity(person_id=JONAS_ID, campaign="clicked", name="added-tag-clicked"),
+                f"encharge:person:{JONAS_ID}",
+                body=load("subscription_added_tag_id_only.json"),
+                index=":0",
+            ),
+        )
+    ),
     "subscription_removed_tag_id_only.json": Reading(
         (
             event(
                 Kind.OTHER,
-                EmailActivity(person_id=JONAS_ID, name="removed-tag-kommo-demo"),
+                EmailActivity(person_id=JONAS_ID, campaign="kommo-demo", name="removed-tag-kommo-demo"),
                 f"encharge:person:{JONAS_ID}",
                 body=load("subscription_removed_tag_id_only.json"),
                 index=":0",
@@ -257,8 +322,28 @@ FIXTURES = {
             ),
         )
     ),
-    "subscription_updatedUser.json": Reading(
-        ignored=(Ignored("updatedUser", "a change made through Encharge's API, such as our own"),)
+    "subscription_updatedUser.json": Reading(ignored=(ECHO,)),
+    "subscription_updatedUser_unsubscribed_by_api.json": Reading(
+        (
+            event(
+                Kind.UNSUBSCRIBED,
+                EmailActivity(email=TOMAS, lead_id=39900417, person_id=TOMAS_ID, name="updatedUser"),
+                "lead:39900417",
+                body=load("subscription_updatedUser_unsubscribed_by_api.json"),
+                index=":0",
+            ),
+        )
+    ),
+    "subscription_without_event_type.json": Reading(
+        (
+            event(
+                Kind.RESUBSCRIBED,
+                EmailActivity(person_id=TOMAS_ID, name="updatedUser"),
+                f"encharge:person:{TOMAS_ID}",
+                body=load("subscription_without_event_type.json"),
+                index=":0",
+            ),
+        )
     ),
     "subscription_updatedUser_resubscribed.json": Reading(
         (
@@ -327,6 +412,122 @@ def test_the_url_names_the_event_that_the_body_does_not() -> None:
 
 def test_the_bodys_own_name_wins_over_the_urls() -> None:
     assert read(load("article_email_opened.json"), event="clicked") == FIXTURES["article_email_opened.json"]
+
+
+def test_the_urls_name_wins_over_a_name_that_we_do_not_know() -> None:
+    (found,) = read_object({"event": "Newsletter flow", "email": MARTA}, "email_opened").events
+    assert (found.kind, found.data.name) == (Kind.EMAIL_OPENED, "email_opened")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("key", ["event", "eventType", "event_name", "Event", "action", "trigger", "type", "name"])
+def test_the_event_stands_under_any_of_its_keys(key: str) -> None:
+    (found,) = read_object({key: "email_opened", "email": MARTA}).events
+    assert found.kind == Kind.EMAIL_OPENED
+
+
+@pytest.mark.parametrize("key", ["action", "trigger", "type", "name"])
+def test_a_vague_key_names_the_event_only_by_a_name_that_we_know(key: str) -> None:
+    (found,) = read_object({key: "Marta", "email": MARTA}, "clicked").events
+    assert (found.kind, found.data.name) == (Kind.EMAIL_CLICKED, "clicked")  # type: ignore[union-attr]
+    with pytest.raises(BodyError):
+        read_object({key: "Marta", "email": MARTA})
+
+
+@pytest.mark.parametrize(
+    "key", ["kommo_lead_id", "kommoLeadId", "kommo-lead-id", "Kommo Lead ID", "kommo_deal_id", "lead_id", "dealId"]
+)
+@pytest.mark.parametrize("holder", [None, "data", "properties", "fields"])
+def test_the_deal_is_found_in_any_spelling(key: str, holder: str | None) -> None:
+    found = {key: "41500011"}
+    (read_as,) = read_object({"event": "opened", **({holder: found} if holder else found)}).events
+    assert read_as.data.lead_id == 41500011  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("key", ["kommo_lead_id", "kommoLeadId", "kommo-lead-id", "kommo_deal_id"])
+@pytest.mark.parametrize("holder", ["person", "user", "contact"])
+@pytest.mark.parametrize("inner", [None, "data", "fields"])
+def test_the_deal_is_found_on_the_person(key: str, holder: str, inner: str | None) -> None:
+    found: dict[str, Any] = {key: 41500011}
+    body = {"event": "opened", holder: {"email": MARTA, **({inner: found} if inner else found)}}
+    (read_as,) = read_object(body).events
+    assert (read_as.data.lead_id, read_as.data.email) == (41500011, MARTA)  # type: ignore[union-attr]
+
+
+def test_another_systems_lead_id_on_a_person_is_no_deal_of_kommo() -> None:
+    body = {"eventType": "unsubscribedUser", "endUserData": [{"email": MARTA, "data": {"lead_id": 7, "dealId": 8}}]}
+    (found,) = read_object(body).events
+    assert found.data.lead_id is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"event": "opened", "person_id": "p1"}, id="person_id"),
+        pytest.param({"event": "opened", "personId": "p1", "email": "{{person.email}}"}, id="personId"),
+        pytest.param({"event": "opened", "enchargeId": "p1"}, id="enchargeId"),
+        pytest.param({"event": "opened", "id": "p1"}, id="id"),
+        pytest.param({"event": "opened", "person": {"id": "p1"}}, id="person.id"),
+        pytest.param({"event": "opened", "user": {"id": "p1"}}, id="user.id"),
+        pytest.param({"name": "opened", "timestamp": 1, "properties": {}, "id": "p1"}, id="stream"),
+        pytest.param({"name": "opened", "timestamp": 1, "properties": {}, "user": {"id": "p1"}}, id="stream user"),
+        pytest.param({"eventType": "unsubscribedUser", "endUserData": [{"id": "p1"}]}, id="subscription"),
+    ],
+)
+def test_a_person_known_by_id_only_keeps_it(body: dict[str, Any]) -> None:
+    (found,) = read_object(body).events
+    (again,) = read_object({**body, "anything": "else"}).events
+    assert found.data.person_id == "p1"  # type: ignore[union-attr]
+    assert found.order_key == again.order_key == "encharge:person:p1"
+
+
+@pytest.mark.parametrize(
+    ("event_type", "url_event", "kind"),
+    [
+        ("added-tag-email_opened", None, Kind.EMAIL_OPENED),
+        ("added-tag-Unsubscribed", None, Kind.UNSUBSCRIBED),
+        ("removed-tag-unsubscribed", None, Kind.RESUBSCRIBED),
+        ("removed-tag-clicked", None, Kind.OTHER),
+        ("added-tag-hot", None, Kind.OTHER),
+        ("added-tag-hot", "email_clicked", Kind.EMAIL_CLICKED),
+        ("removed-tag-newsletter", "unsubscribed", Kind.UNSUBSCRIBED),
+        ("added-tag-deal_moved_to_won", None, Kind.OTHER),
+    ],
+)
+def test_a_tag_says_what_the_url_or_its_name_says(event_type: str, url_event: str | None, kind: Kind) -> None:
+    body = {"eventType": event_type, "eventPayload": {}, "endUserData": [{"id": "p1"}]}
+    assert [found.kind for found in read_object(body, url_event).events] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("changed", "source", "is_echo"),
+    [
+        pytest.param(["firstName", "kommo_current_stage"], "api", True, id="our fields by the API"),
+        pytest.param(["companySize"], "api", True, id="a mapped field by the API"),
+        pytest.param(["kommo_lead_id", "updatedAt"], None, True, id="our fields, nobody says by whom"),
+        pytest.param(["kommo_lead_id", "companySize"], None, False, id="others too, nobody says by whom"),
+        pytest.param(["firstName"], "app", False, id="by a person in the app"),
+        pytest.param([], None, False, id="nothing"),
+    ],
+)
+def test_our_own_writes_are_ignored(changed: list[str], source: str | None, is_echo: bool) -> None:
+    payload = {"changedFields": {field: {"oldValue": 1, "newValue": 2} for field in changed}, "source": source}
+    reading = read_object({"eventType": "updatedUser", "eventPayload": payload, "endUserData": [{"email": MARTA}]})
+    assert (reading.ignored, [found.kind for found in reading.events]) == (
+        ((ECHO,), []) if is_echo else ((), [Kind.OTHER])
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"event": "clicked", "channel": "SMS", "email": MARTA},
+        {"event": "clicked", "type": "sms", "email": MARTA},
+        {"name": "link-clicked", "type": "sms", "timestamp": 1, "properties": {}, "email": MARTA},
+        {"event": "sms_clicked", "email": MARTA},
+    ],
+)
+def test_what_is_done_with_an_sms_is_no_email_activity(body: dict[str, Any]) -> None:
+    assert [found.kind for found in read_object(body).events] == [Kind.OTHER]
 
 
 def test_one_body_at_two_urls_is_two_events() -> None:

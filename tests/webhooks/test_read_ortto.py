@@ -21,6 +21,7 @@ NO_SHAPE = (
     "The body is none of Ortto's: it needs activity.field_id (an activity), type and person (a dynamic webhook), "
     "or campaign_id and contact_id (a journey's action)."
 )
+OUR_CHANGE = "a change of consent that this service made"
 NO_EVENT = "it does not say what happened: add ?event=email.opened, or what it is sent for, to its URL"
 
 
@@ -64,7 +65,13 @@ FIXTURES = {
         (
             event(
                 Kind.EMAIL_OPENED,
-                EmailActivity(email=ANN, lead_id=7351, campaign="Your offer is ready", name="email.opened"),
+                EmailActivity(
+                    email=ANN,
+                    lead_id=7351,
+                    campaign="Your offer is ready",
+                    subject="Your offer is ready",
+                    name="email.opened",
+                ),
                 "lead:7351",
                 body=load("01-article-email-opened.json"),
             ),
@@ -75,7 +82,11 @@ FIXTURES = {
             event(
                 Kind.UNSUBSCRIBED,
                 EmailActivity(
-                    email="bo.lind@example.test", lead_id=7420, campaign="March news", name="person.unsubscribed"
+                    email="bo.lind@example.test",
+                    lead_id=7420,
+                    campaign="March news",
+                    subject="March news",
+                    name="person.unsubscribed",
                 ),
                 "lead:7420",
                 body=load("02-article-person-unsubscribed.json"),
@@ -91,11 +102,12 @@ FIXTURES = {
                     lead_id=7351,
                     person_id=ANN_ID,
                     campaign="Your offer is ready",
+                    subject="Your offer is ready",
                     link="https://shop.example.test/offer?utm_source=ortto",
                     name="email.link_clicked",
                 ),
                 "lead:7351",
-                dedupe_key="ortto:event:email.link_clicked:"
+                dedupe_key=f"ortto:event:email.link_clicked:{ANN}:"
                 "69a2b7734e19c20035d0f6a1-0069a80d40c1e5a07b3f2d00-69a80f02a7d3c1000f5e7788",
                 at=1772620930.0,
             ),
@@ -110,6 +122,7 @@ FIXTURES = {
                     lead_id=7351,
                     person_id=ANN_ID,
                     campaign="Your offer is ready",
+                    subject="Your offer is ready",
                     link="https://shop.example.test/offer",
                     name="act::c",
                 ),
@@ -127,6 +140,7 @@ FIXTURES = {
                     email="bo.lind@example.test",
                     person_id="0069a80e1277b94c10d8aa00",
                     campaign="March news",
+                    subject="March news",
                     name="act::u-all",
                 ),
                 "email:bo.lind@example.test",
@@ -159,7 +173,13 @@ FIXTURES = {
         (
             event(
                 Kind.EMAIL_OPENED,
-                EmailActivity(email=ANN, campaign="Your offer is ready", machine=True, name="act::o"),
+                EmailActivity(
+                    email=ANN,
+                    campaign="Your offer is ready",
+                    subject="Your offer is ready",
+                    machine=True,
+                    name="act::o",
+                ),
                 f"email:{ANN}",
                 dedupe_key=f"ortto:activity:{WEBHOOK}:0069a80c82d7c4b19a3e6f13",
                 at=1772620800.0,
@@ -189,10 +209,96 @@ FIXTURES = {
                     email="anna+büro@beispiel.test",
                     person_id="0069a80d40c1e5a07b3f2d11",
                     campaign="R&D + 🚀 «Оферта»",
+                    subject="R&D + 🚀 «Оферта»",
                     name="Email Link-Clicked",
                 ),
                 "email:anna+büro@beispiel.test",
                 body=load("13-awkward-values.json"),
+            ),
+        )
+    ),
+    "14-dynamic-flat.json": Reading(
+        (
+            event(
+                Kind.EMAIL_CLICKED,
+                EmailActivity(
+                    email=ANN,
+                    lead_id=7351,
+                    person_id=ANN_ID,
+                    campaign="your offer is ready",
+                    subject="your offer is ready",
+                    link="https://shop.example.test/offer",
+                    machine=True,
+                    name="email_clicked",
+                ),
+                "lead:7351",
+                body=load("14-dynamic-flat.json"),
+            ),
+        )
+    ),
+    "15-activity-left-audience.json": Reading(
+        (
+            event(
+                Kind.OTHER,
+                EmailActivity(
+                    email="bo.lind@example.test",
+                    person_id="0069a80e1277b94c10d8aa00",
+                    campaign="March news",
+                    subject="March news",
+                    name="act::u-a",
+                ),
+                "email:bo.lind@example.test",
+                dedupe_key=f"ortto:activity:{WEBHOOK}:0069a9123fb0d6e45511c7b1",
+                at=1772687935.0,
+            ),
+        )
+    ),
+    "16-activity-unsubscribed-by-us.json": Reading(ignored=(Ignored("act::u-all", OUR_CHANGE),)),
+    "17-activity-resubscribed-by-us.json": Reading(ignored=(Ignored("act::s-all", OUR_CHANGE),)),
+    "18-activity-skewed-values.json": Reading(
+        (
+            event(
+                Kind.EMAIL_CLICKED,
+                EmailActivity(
+                    lead_id=7351,
+                    person_id=ANN_ID,
+                    campaign="Your offer",
+                    subject="Your offer",
+                    link="https://shop.example.test/offer",
+                    name="act::c",
+                ),
+                "lead:7351",
+                dedupe_key=f"ortto:activity:{WEBHOOK}:0069a80c82d7c4b19a3e6f20",
+                at=1772620930.0,
+            ),
+        )
+    ),
+    "19-activity-unsubscribed-from-sms.json": Reading(
+        (
+            event(
+                Kind.OTHER,
+                EmailActivity(
+                    email="bo.lind@example.test", person_id="0069a80e1277b94c10d8aa00", name="act::oos-all"
+                ),
+                "email:bo.lind@example.test",
+                dedupe_key=f"ortto:activity:{WEBHOOK}:0069a9123fb0d6e45511c7b4",
+                at=1772687935.0,
+            ),
+        )
+    ),
+    "20-activity-by-id-only.json": Reading(
+        (
+            event(
+                Kind.EMAIL_OPENED,
+                EmailActivity(
+                    person_id="0069a80e1277b94c10d8aa00",
+                    campaign="March news",
+                    subject="March news",
+                    name="act::o",
+                ),
+                "ortto:person:0069a80e1277b94c10d8aa00",
+                dedupe_key=f"ortto:activity:{WEBHOOK}:0069a9123fb0d6e45511c7b5",
+                at=1772687935.0,
             ),
         )
     ),
@@ -243,13 +349,97 @@ def test_the_bodys_own_name_wins_over_the_urls(name: str) -> None:
     assert read(load(name), "email.bounced") == FIXTURES[name]
 
 
+def test_leaving_one_audience_is_leaving_all_email_only_if_the_url_says_so() -> None:
+    body = load("15-activity-left-audience.json")
+    kinds = [read(body, name).events[0].kind for name in (None, "email.opened", "person.unsubscribed")]
+    assert kinds == [Kind.OTHER, Kind.OTHER, Kind.UNSUBSCRIBED]
+
+
+def test_the_urls_name_wins_over_a_type_that_we_do_not_know() -> None:
+    (found,) = read_object({"type": "Offer journey", "person": {"email": ANN}}, "email.opened").events
+    assert (found.kind, found.data.name) == (Kind.EMAIL_OPENED, "email.opened")  # type: ignore[union-attr]
+
+
+def test_a_persons_type_is_no_event() -> None:
+    body = {**json.loads(load("07-journey-send-to-webhook.json")), "type": "customer"}
+    assert read_object(body) == FIXTURES["07-journey-send-to-webhook.json"]
+    assert read_object(body, "email.opened").events[0].kind == Kind.EMAIL_OPENED
+
+
+def test_the_name_of_a_playbooks_action_may_say_what_happened() -> None:
+    body = {"action_id": "7", "action_name": "Email opened", "email": ANN, "contact_id": ANN_ID}
+    (found,) = read_object(body).events
+    assert (found.kind, found.data.name) == (Kind.EMAIL_OPENED, "Email opened")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"activity": {"field_id": "act::o"}, "contact": {"contact_id": "p1"}}, id="activity"),
+        pytest.param({"activity": {"field_id": "act::o"}, "contact": {"id": "p1"}}, id="contact.id"),
+        pytest.param({"activity": {"field_id": "act::o"}, "contact_id": "p1"}, id="journey with activity"),
+        pytest.param({"field_id": "act::o", "attr": {}, "id": "a", "person_id": "p1"}, id="the activity itself"),
+        pytest.param({"campaign_id": "c", "contact_id": "p1", "event": "opened"}, id="journey"),
+        pytest.param({"action_id": "7", "contact_id": "p1", "event": "opened"}, id="playbook"),
+        pytest.param({"type": "opened", "person": {"id": "p1"}}, id="dynamic, person.id"),
+        pytest.param({"type": "opened", "person": {"fields": {"str::person_id": {"v": "p1"}}}}, id="its field"),
+        pytest.param({"type": "opened", "person_id": "p1", "email": "{{ people.email }}"}, id="dynamic, flat"),
+    ],
+)
+def test_a_person_known_by_id_only_keeps_it(body: dict[str, Any]) -> None:
+    (found,) = read_object(body).events
+    (again,) = read_object({**body, "anything": "else"}).events
+    assert found.data.person_id == "p1"  # type: ignore[union-attr]
+    assert found.order_key == again.order_key == "ortto:person:p1"
+
+
+@pytest.mark.parametrize("context", ["str::u-ctx", "str::s-ctx"])
+@pytest.mark.parametrize(
+    ("words", "ours"), [("Kommo Relay: from Encharge", True), ("Unsubscribed in Kommo", False)]
+)
+def test_a_change_of_consent_is_ours_by_its_context(context: str, words: str, ours: bool) -> None:
+    field_id = "act::u-all" if context == "str::u-ctx" else "act::s-all"
+    body = {
+        "activity": {"field_id": field_id, "attr": {"str::is": "API", context: words}},
+        "contact": {"email": ANN},
+    }
+    reading = read_object(body)
+    assert (bool(reading.ignored), bool(reading.events)) == (ours, not ours)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"activity": {"field_id": "act::c", "attr": {"str::ct": "sms"}}, "contact": {"email": ANN}},
+        {"type": "clicked", "channel": "SMS", "person": {"email": ANN}},
+        {"type": "sms.clicked", "person": {"email": ANN}},
+    ],
+)
+def test_what_is_done_with_an_sms_is_no_email_activity(body: dict[str, Any]) -> None:
+    assert [found.kind for found in read_object(body).events] == [Kind.OTHER]
+
+
+def test_an_id_whose_merge_tags_were_empty_tells_no_events_apart() -> None:
+    for event_id in ("--", "{{a}}-{{b}}", "c-{{b}}"):
+        (found,) = read_object({"type": "opened", "person": {"email": ANN}, "event_id": event_id}).events
+        assert found.dedupe_key is None
+
+
+def test_an_id_typed_as_a_constant_does_not_join_two_people() -> None:
+    first, second = (
+        read_object({"type": "opened", "person": {"email": email}, "event_id": "1"}).events[0].dedupe_key
+        for email in ("a@b.c", "d@e.f")
+    )
+    assert (first, second) == ("ortto:event:opened:a@b.c:1", "ortto:event:opened:d@e.f:1")
+
+
 @pytest.mark.parametrize(
     ("field_id", "kind"),
     [
         ("act::o", Kind.EMAIL_OPENED),
         ("act::c", Kind.EMAIL_CLICKED),
         ("act::u-all", Kind.UNSUBSCRIBED),
-        ("act::u-a", Kind.UNSUBSCRIBED),
+        ("act::u-a", Kind.OTHER),
         ("act::s-all", Kind.RESUBSCRIBED),
         ("act::b", Kind.BOUNCED),
         ("act::lj", Kind.JOURNEY_COMPLETED),
@@ -334,7 +524,7 @@ def test_the_campaign_is_the_nearest_to_the_emails_subject(attributes: dict[str,
             {"activity": {"field_id": "act::o", "id": "a"}, "webhook_id": "w"}, "ortto:activity:w:a", id="activity"
         ),
         pytest.param({"activity": {"field_id": "act::o"}, "webhook_id": "w"}, None, id="activity without id"),
-        pytest.param({"type": "opened", "person": {}, "event_id": 7}, "ortto:event:opened:7", id="dynamic"),
+        pytest.param({"type": "opened", "person": {}, "event_id": 7}, "ortto:event:opened::7", id="dynamic"),
         pytest.param({"type": "opened", "person": {}}, None, id="dynamic without id"),
         pytest.param(
             {"campaign_id": "c", "contact_id": "p", "run_id": "r", "action_id": "2", "event": "opened"},

@@ -15,10 +15,13 @@ FLOW_EVENTS = {
     "opened": "email_opened",
     "clicked": "email_link_clicked",
     "unsubscribed": "user_unsubscribed",
-    "resubscribed": "user_subscribed",
+    "resubscribed": "user_resubscribed",
     "bounced": "email_bounced",
 }
 """What the user typed as the constant `event` in the flow of each activity."""
+
+ARTICLE_EVENTS = {**FLOW_EVENTS, "resubscribed": "user_subscribed"}
+"""The article's own words."""
 
 FLOW_ROWS = {
     "email": "{{ person.email }}",
@@ -86,7 +89,7 @@ def flow_step(act: Act, rows: Mapping[str, str]) -> dict[str, Any]:
 def article(act: Act) -> dict[str, Any]:
     """Build the body that the source article shows; `link` is our addition to it."""
     body = {
-        "event": FLOW_EVENTS[act.event],
+        "event": ARTICLE_EVENTS[act.event],
         "email": act.person.values["email"],
         "broadcastName": act.mail,
         "isFirstEvent": act.first,

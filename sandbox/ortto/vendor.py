@@ -315,10 +315,12 @@ class Ortto(Vendor):
     def _body(self, shape: str, act: Act, person: Person, activity: Activity) -> dict[str, Any]:
         if shape == "activity":
             return webhooks.activity_body(activity, person, self._call_ids())
+        sent = activity if self.switches.send_activity else None
         if shape == "journey":
-            sent = activity if self.switches.send_activity else None
             url = self.target.url if self.target else ""
             return webhooks.journey_body(act, person, self._call_ids(), sent, url)
+        if shape == "playbook":
+            return webhooks.playbook_body(act, person, self._call_ids(), sent)
         if shape == "article":
             return webhooks.article_body(act, person)
         return webhooks.dynamic_body(act, person, activity.created)
@@ -364,7 +366,7 @@ class Ortto(Vendor):
                 webhook.attempts.append(status)
                 webhook.problem = webhooks.failure(webhook.shape, status, content)
                 webhook.outcome = "failed" if webhook.problem else "delivered"
-                if not webhook.problem and webhook.shape == "journey" and person:
+                if not webhook.problem and webhook.shape in webhooks.ACTIONS and person:
                     webhook.problem = account.write_back(person, json.loads(content))
             return webhook.outcome == "delivered"
 

@@ -10,7 +10,9 @@ from typing import Any
 from sandbox.ortto.activities import Activity
 from sandbox.ortto.people import EMAIL, Person
 
-SHAPES = ("dynamic", "activity", "journey", "article", "test")
+SHAPES = ("dynamic", "activity", "journey", "playbook", "article", "test")
+ACTIONS = ("journey", "playbook")
+"""The shapes whose answer must be JSON, and may change the contact."""
 LEAD_ID = "str:cm:kommo-lead-id"
 CONTACT_NAMES = {"str::first": "first_name", "str::last": "last_name", LEAD_ID: "kommo_lead_id"}
 """The fields that the user added to the webhook, and the names Ortto gives them there."""
@@ -167,18 +169,37 @@ def journey_body(
     Where the activity stands when the data source sends it too is unsure.
     """
     return {
-        **({"activity": activity_part(activity)} if activity else {}),
-        "campaign_id": act.campaign_id,
-        "campaign_name": act.campaign,
-        "contact_id": person.id,
-        "email": person.fields.get(EMAIL),
-        **_contact(person),
+        **_action_body(act, person, activity),
         "id": ids["id"],
         "run_id": act.run_id,
         "shape_id": "4",
         "shape_title": url,
         "time": ids["time"],
         "webhook_id": ids["webhook_id"],
+    }
+
+
+def playbook_body(act: Act, person: Person, ids: dict[str, str], activity: Activity | None) -> dict[str, Any]:
+    """Build the webhook of a playbook's action.
+
+    The locked fields are known at second hand; that the time comes along as in a journey is assumed.
+    """
+    return {
+        **_action_body(act, person, activity),
+        "action_id": "7",
+        "action_name": "Send to webhook",
+        "time": ids["time"],
+    }
+
+
+def _action_body(act: Act, person: Person, activity: Activity | None) -> dict[str, Any]:
+    return {
+        **({"activity": activity_part(activity)} if activity else {}),
+        "campaign_id": act.campaign_id,
+        "campaign_name": act.campaign,
+        "contact_id": person.id,
+        "email": person.fields.get(EMAIL),
+        **_contact(person),
     }
 
 
@@ -224,10 +245,10 @@ def waits_after(status: int) -> tuple[float, ...]:
 
 
 def failure(shape: str, status: int, content: bytes) -> str:
-    """Say why an attempt failed; empty if it did not. Only a journey needs JSON (help.ortto.com/a-626)."""
+    """Say why an attempt failed; empty if it did not. Only actions need JSON (help.ortto.com/a-626)."""
     if not 200 <= status < 300:
         return f"status {status}" if status else "no answer"
-    if shape != "journey":
+    if shape not in ACTIONS:
         return ""
     try:
         json.loads(content)

@@ -1133,6 +1133,24 @@ def test_a_journey_webhook_is_flat_and_carries_the_activity_only_when_switched_s
     assert full["id"] != plain["id"]
 
 
+def test_a_playbooks_webhook_names_its_action(ortto: Ortto, receiver: Receiver, ann: str) -> None:
+    ortto.act("ann@example.test", "opened", shape="playbook")
+    assert ortto.courier.wait(5)
+    [body] = receiver.bodies
+    assert body == {
+        "campaign_id": body["campaign_id"],
+        "campaign_name": "Offer reminder",
+        "contact_id": ann,
+        "email": "ann@example.test",
+        "first_name": "Ann",
+        "last_name": "Keller",
+        "kommo_lead_id": "7351",
+        "action_id": "7",
+        "action_name": "Send to webhook",
+        "time": body["time"],
+    }
+
+
 def test_the_test_button_needs_no_person(ortto: Ortto, receiver: Receiver) -> None:
     ortto.act("", "opened", shape="test")
     assert ortto.courier.wait(5)
@@ -1197,9 +1215,10 @@ def test_a_retried_webhook_that_is_taken_counts_as_delivered(ortto: Ortto, recei
 
 
 @pytest.mark.parametrize(
-    ("shape", "outcome"), [("journey", "failed"), ("activity", "delivered"), ("dynamic", "delivered")]
+    ("shape", "outcome"),
+    [("journey", "failed"), ("playbook", "failed"), ("activity", "delivered"), ("dynamic", "delivered")],
 )
-def test_only_a_journey_needs_json_in_return(
+def test_only_actions_need_json_in_return(
     ortto: Ortto, receiver: Receiver, ann: str, shape: str, outcome: str
 ) -> None:
     receiver.answers = [(200, b"OK")]
@@ -1208,7 +1227,9 @@ def test_only_a_journey_needs_json_in_return(
     assert ortto.state()["webhooks"][0]["outcome"] == outcome
 
 
-@pytest.mark.parametrize(("shape", "first_name"), [("journey", "Overwritten"), ("activity", "Ann")])
+@pytest.mark.parametrize(
+    ("shape", "first_name"), [("journey", "Overwritten"), ("playbook", "Overwritten"), ("activity", "Ann")]
+)
 def test_fields_in_the_answer_to_a_journey_are_written_to_the_contact(
     ortto: Ortto, receiver: Receiver, ann: str, shape: str, first_name: str
 ) -> None:

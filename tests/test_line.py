@@ -130,6 +130,9 @@ def foreign(kind: str, count: int = 1) -> tuple[str, str, str]:
 UNMAPPED = ("stage_changed", "ignored", "stage 61000101 of pipeline 7100010 is not in the mapping")
 NO_DEAL = "no active deal: neither the deal it names nor a contact with this email has one"
 NO_NAME = "it does not say what happened: add ?event=email.opened, or what it is sent for, to its URL"
+NOBODY = "no email address and no deal id"
+ENCHARGES_ECHO = ("updatedUser", "ignored", "a change made through Encharge's API, such as our own")
+OUR_CONSENT = "a change of consent that this service made"
 DELETED = ("stage_changed", "skipped", "deal 41500013 is gone")
 MARTA_IS = "Marta Keller (marta.keller@northbay-logistics.example)"
 ANN_IS = "Ann Keller (ann.keller@example.test)"
@@ -206,18 +209,33 @@ CASES = {
         ("bounced", "skipped", NO_DEAL),
         (None, "ignored", "[2]: The body must be an object and is 'nonsense'."),
     ),
+    "encharge/flowstep_other_spellings.json": delivered(
+        "email_clicked",
+        task_and_note(MARTA, MARTA_IS, "clicked a link", "Pricing 2026", "https://example.test/pricing"),
+    ),
+    "encharge/flowstep_subject_only.json": delivered(
+        "email_opened", task_and_note(MARTA, MARTA_IS, "opened an email", "Your proposal")
+    ),
     "encharge/stream_email_opened.json": delivered(
         "email_opened", task_and_note(MARTA, MARTA_IS, "opened an email", "Proposal follow-up")
     ),
     "encharge/stream_page_visited.json": ignored(("other", "ignored", "'page-visited' is not an event we act on")),
+    "encharge/stream_sms_sent.json": ignored(("other", "ignored", "'sms-sent' is not an event we act on")),
+    "encharge/stream_updatedUser_of_our_own.json": ignored(ENCHARGES_ECHO),
+    "encharge/stream_updatedUser_resubscribed.json": delivered(
+        "resubscribed", {"fields": {TOMAS: {"Email status": "Subscribed"}}}
+    ),
     "encharge/stream_unsubscribedUser.json": delivered("unsubscribed", unsubscribed(TOMAS, TOMAS_CONTACT)),
+    "encharge/subscription_added_tag_id_only.json": ignored(("email_clicked", "ignored", NOBODY)),
     "encharge/subscription_removed_tag_id_only.json": ignored(
         ("other", "ignored", "'removed-tag-kommo-demo' is not an event we act on")
     ),
     "encharge/subscription_unsubscribedUser.json": delivered("unsubscribed", unsubscribed(TOMAS, TOMAS_CONTACT)),
-    "encharge/subscription_updatedUser.json": ignored(
-        ("updatedUser", "ignored", "a change made through Encharge's API, such as our own")
+    "encharge/subscription_updatedUser.json": ignored(ENCHARGES_ECHO),
+    "encharge/subscription_updatedUser_unsubscribed_by_api.json": delivered(
+        "unsubscribed", unsubscribed(TOMAS, TOMAS_CONTACT)
     ),
+    "encharge/subscription_without_event_type.json": ignored(("resubscribed", "ignored", NOBODY)),
     "encharge/subscription_updatedUser_resubscribed.json": delivered(
         "resubscribed", {"fields": {TOMAS: {"Email status": "Subscribed"}}}
     ),
@@ -262,6 +280,22 @@ CASES = {
         note(CHI, "Ortto: Chi Mori (chi.mori@example.test) completed a journey: 'Welcome series'"),
     ),
     "ortto/13-awkward-values.json": ignored(("email_clicked", "skipped", NO_DEAL)),
+    "ortto/14-dynamic-flat.json": ignored(("email_clicked", "ignored", "opened or clicked by a machine")),
+    "ortto/15-activity-left-audience.json": ignored(("other", "ignored", "'act::u-a' is not an event we act on")),
+    "ortto/16-activity-unsubscribed-by-us.json": ignored(("act::u-all", "ignored", OUR_CONSENT)),
+    "ortto/17-activity-resubscribed-by-us.json": ignored(("act::s-all", "ignored", OUR_CONSENT)),
+    "ortto/18-activity-skewed-values.json": delivered(
+        "email_clicked",
+        note_and_field(
+            ANN,
+            f"Ortto: {ANN_IS} clicked a link: 'Your offer' https://shop.example.test/offer",
+            "email_clicked: Your offer",
+        ),
+    ),
+    "ortto/19-activity-unsubscribed-from-sms.json": ignored(
+        ("other", "ignored", "'act::oos-all' is not an event we act on")
+    ),
+    "ortto/20-activity-by-id-only.json": ignored(("email_opened", "ignored", NOBODY)),
 }
 
 # Told already by another file of the table: the same move, or the same activity.

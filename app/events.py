@@ -162,6 +162,14 @@ class Contact:
 
 
 @dataclass(frozen=True)
+class FoundPerson:
+    """A person of an email platform, as far as we need to know them. `email` as in Contact."""
+
+    email: str | None = None
+    lead_id: int | None = None  # the deal that we, or the user, wrote on the person
+
+
+@dataclass(frozen=True)
 class Lead:
     """A deal of Kommo. `contact_ids`: the main contact first."""
 

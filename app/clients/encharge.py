@@ -6,13 +6,19 @@ copied article tells: Bearer, nested fields, `POST /events`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.clients.http import Http, Refusal
+from app.clients.errors import ApiError, Fault
+from app.clients.http import Http, Refusal, understanding
+from app.clients.people import PEOPLE_A_READ, found_person
+from app.events import FoundPerson
 
 PEOPLE_A_CALL = 100  # Encharge documents no limit
+PERSON_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+LEAD_ID = "kommo_lead_id"
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,31 @@ class EnchargeClient:
         """Put a tag on a person, who must exist."""
         self._http.post("/tags", {"tag": tag, "email": email})
 
+    def find_people(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
+        """Return the people with these ids of Encharge's; unknown ones are missing."""
+        # Reference: https://app-encharge-resources.s3.amazonaws.com/redoc.html, GET /people. Ids are UUIDs there;
+        # what it makes of other words is not documented.
+        wanted = [person_id for person_id in dict.fromkeys(ids) if PERSON_ID.fullmatch(person_id)]
+        found: dict[str, FoundPerson] = {}
+        for start in range(0, len(wanted), PEOPLE_A_READ):
+            found |= self._find(wanted[start : start + PEOPLE_A_READ])
+        return found
+
+    def _find(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
+        try:
+            with understanding("Encharge", "GET /people"):
+                users = self._http.get("/people", [(f"people[{n}][id]", one) for n, one in enumerate(ids)])["users"]
+                return {user["id"]: _found(user) for user in users}
+        except ApiError as error:
+            # Unknown people are left out, or the answer is a 404: the documentation does not say which. If one of
+            # many made it a 404, the others are found by halves.
+            if error.status != 404 or error.fault != Fault.REFUSED:
+                raise
+        if len(ids) == 1:
+            return {}
+        half = len(ids) // 2
+        return self._find(ids[:half]) | self._find(ids[half:])
+
 
 class ArticleEnchargeClient(EnchargeClient):
     """The same calls in the article's dialect."""
@@ -81,6 +112,13 @@ def _names(person: Person) -> dict[str, str]:
     """Return who the person is; an empty name is left out, since an upsert overwrites with what it is given."""
     names = {"email": person.email, "firstName": person.first_name, "lastName": person.last_name}
     return {key: value for key, value in names.items() if value}
+
+
+def _found(user: Mapping[str, Any]) -> FoundPerson:
+    """Return a person; custom fields stand beside the email, or below `data`."""
+    data = user.get("data")
+    below = data.get(LEAD_ID) if isinstance(data, dict) else None
+    return found_person(user.get("email"), user.get(LEAD_ID), below)
 
 
 def _explain(body: Any) -> Refusal:

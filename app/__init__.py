@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
-from app.cli import events, work
+from app.cli import broadcasts, events, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient
@@ -64,7 +64,11 @@ def create_app(configured: Settings | None = None) -> Flask:
     receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds)
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(journal))
-    for command in (work.make_command(dispatcher), *events.make_commands(journal, retention)):
+    for command in (
+        work.make_command(dispatcher),
+        *events.make_commands(journal, retention),
+        broadcasts.make_command(clients.encharge),
+    ):
         app.cli.add_command(command)
     app.register_error_handler(HTTPException, explain)
     return app

@@ -12,7 +12,7 @@ from parts import encharge_client
 from requests import PreparedRequest
 from responses import matchers
 
-from app.clients.encharge import ArticleEnchargeClient, EnchargeClient, Person
+from app.clients.encharge import ArticleEnchargeClient, Broadcast, BroadcastActivity, EnchargeClient, Person
 from app.clients.errors import ApiError, Fault
 from app.events import FoundPerson
 from sandbox.town import Town
@@ -339,6 +339,112 @@ def test_the_sandbox_knows_the_people_that_were_written(town: Town, dialect: str
         kim: FoundPerson("kim@example.com"),
     }
     assert client.find_people([ONE, TWO]) == {}
+
+
+# -- broadcasts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", [EnchargeClient, ArticleEnchargeClient])
+def test_broadcasts_come_with_their_totals(
+    wire: responses.RequestsMock, dialect: type[EnchargeClient], answer: Load
+) -> None:
+    key = with_bearer_alone if dialect is ArticleEnchargeClient else with_api_key_alone
+    wire.get(f"{API}/broadcasts", body=answer("broadcasts_200.json"), content_type="application/json", match=[key])
+
+    assert dialect(API, INGEST, API_KEY, None).broadcasts() == [
+        Broadcast(
+            id=501,
+            name="Angebot für Zoë",
+            status="sent",
+            sent_at=1767607200.0,
+            entered=2000,
+            delivered=1960,
+            opened=812,
+            clicked=0,
+            bounced=40,
+            unsubscribed=3,
+            counted_at=1767610800.5,
+        ),
+        Broadcast(id=502, name="News", status="draft"),
+        Broadcast(id=503, name="", status="", entered=0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"cachedMetric": {}},
+        {"cachedMetric": {"data": None, "updatedAt": "soon"}, "sendAt": ""},
+        {"cachedMetric": {"data": {"open": None, "click": "many", "delivered": True}}, "sendAt": -1},
+        {"peopleEntered": {}, "sendAt": 1e300},
+    ],
+)
+def test_a_total_that_is_not_said_is_not_zero(
+    wire: responses.RequestsMock, encharge: EnchargeClient, item: dict[str, Any]
+) -> None:
+    wire.get(f"{API}/broadcasts", json={"items": [{"id": 1, "name": "a", "status": "sent", **item}]})
+
+    assert encharge.broadcasts() == [Broadcast(1, "a", "sent")]
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", '{"items": null}', '{"items": [{}]}', '{"items": [{"id": 1, "cachedMetric": "a"}]}']
+)
+def test_broadcasts_of_an_unexpected_shape_are_an_error(
+    wire: responses.RequestsMock, encharge: EnchargeClient, body: str
+) -> None:
+    wire.get(f"{API}/broadcasts", body=body)
+
+    with pytest.raises(ApiError, match="Encharge: the answer to GET /broadcasts has an unexpected shape"):
+        encharge.broadcasts()
+
+
+def test_the_documented_api_does_not_say_who_did_what(encharge: EnchargeClient) -> None:
+    with responses.RequestsMock() as nothing_may_go_out:
+        assert encharge.broadcast_activity(501) is None
+        assert len(nothing_may_go_out.calls) == 0
+
+
+CLICK = {"at": "2026-01-05T10:00:00.000Z", "event": "clicked", "email": "Zoe@Example.com", "link": "https://x.de/p"}
+
+
+@pytest.mark.parametrize(
+    "body", [{"activity": [CLICK]}, {"activities": [CLICK]}, {"items": [CLICK]}, [CLICK]], ids=str
+)
+def test_the_article_says_who_did_what(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient, body: Any
+) -> None:
+    wire.get(f"{API}/broadcasts/501/activity", json=body, match=[with_bearer_alone])
+
+    assert article.broadcast_activity(501) == [
+        BroadcastActivity("zoe@example.com", "clicked", "https://x.de/p", 1767607200.0)
+    ]
+    assert sent(wire) == [("GET", f"{API}/broadcasts/501/activity", None)]
+
+
+def test_an_entry_says_what_it_knows(wire: responses.RequestsMock, article: ArticleEnchargeClient) -> None:
+    items = [
+        {},
+        {"type": "emailOpened", "timestamp": 1767607200000, "email": None},
+        {"name": "c", "url": "u", "createdAt": "2026-01-05T10:00:00"},
+    ]
+    wire.get(f"{API}/broadcasts/501/activity", json=items)
+
+    assert article.broadcast_activity(501) == [
+        BroadcastActivity(None, ""),
+        BroadcastActivity(None, "emailOpened", at=1767607200.0),
+        BroadcastActivity(None, "c", "u", 1767607200.0),
+    ]
+
+
+@pytest.mark.parametrize("body", ["", "{}", '{"activity": null}', "[7]", '"a"'])
+def test_activity_of_an_unexpected_shape_is_an_error(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient, body: str
+) -> None:
+    wire.get(f"{API}/broadcasts/501/activity", body=body)
+
+    with pytest.raises(ApiError, match="Encharge: the answer to GET /broadcasts/501/activity has an unexpected"):
+        article.broadcast_activity(501)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------

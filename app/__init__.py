@@ -125,7 +125,12 @@ def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tup
             "ortto",
             OrttoFlow(clients.ortto, stages, latest_only=Lane.ORTTO in rules.latest_only),
         )
-    return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.kommo, rules, list(flows))), **flows}
+    people = {
+        source: client.find_people
+        for source, client in ((Source.ENCHARGE, clients.encharge), (Source.ORTTO, clients.ortto))
+        if client
+    }
+    return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.kommo, rules, list(flows), people)), **flows}
 
 
 def make_routes(told: Settings) -> dict[Source, Route]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -56,10 +55,11 @@ class ResolveFlow:
         """Read Kommo for a batch and plan each event."""
         stages = [job for job in batch if isinstance(job.event.data, StageChange)]
         emails = [job for job in batch if isinstance(job.event.data, EmailActivity)]
-        return keep_order(
-            batch,
-            self._resolve(stages, self._deals, ledger) | self._resolve(emails, self._email_deals, ledger),
-        )
+        who, unknown = self._named(emails)
+        known = [job for job in emails if job.id not in unknown]
+        resolved = self._resolve(stages, self._deals, ledger)
+        resolved |= self._resolve(known, lambda part: self._email_deals(part, who), ledger)
+        return keep_order(batch, resolved | unknown)
 
     def _resolve(
         self, batch: list[Job], find: Callable[[list[Job]], dict[int, Context]], ledger: Ledger
@@ -124,10 +124,9 @@ class ResolveFlow:
             for job_id, context in contexts.items()
         }
 
-    def _email_deals(self, batch: list[Job]) -> dict[int, Context]:
+    def _email_deals(self, batch: list[Job], who: Mapping[int, FoundPerson]) -> dict[int, Context]:
         """Find each job's deal: the active one that it names, else the latest active one of its email."""
-        who = self._named(batch)
-        named = self._kommo.leads(person.lead_id for person in who.values() if person.lead_id)
+        named = self._kommo.leads(lead_id for job in batch if (lead_id := who[job.id].lead_id))
         contacts = self._kommo.contacts(contact_id for lead in named.values() for contact_id in lead.contact_ids)
         contexts: dict[int, Context] = {}
         emails: dict[int, str] = {}  # of the jobs whose deal is to be found by an address
@@ -144,17 +143,22 @@ class ResolveFlow:
         contexts |= self._by_email(contexts, emails)
         return self._with_companies(contexts) if self._rules.activities_need_companies else contexts
 
-    def _named(self, batch: list[Job]) -> dict[int, FoundPerson]:
-        """Return the address and the deal that each job names; the platform is asked who an id of its own is."""
-        unknown: dict[Source, set[str]] = defaultdict(set)
-        for job in batch:
-            if (person_id := _platform_id(job)) and job.event.source in self._people:
-                unknown[job.event.source].add(person_id)
-        found = {source: self._people[source](sorted(ids)) for source, ids in unknown.items()}
-        return {
-            job.id: found.get(job.event.source, {}).get(_platform_id(job), FoundPerson(_email(job), _lead(job)))
-            for job in batch
-        }
+    def _named(self, batch: list[Job]) -> tuple[dict[int, FoundPerson], dict[int, Result]]:
+        """Return the address and the deal that each job names, and the errors of those whose platform cannot tell.
+
+        A platform is asked who somebody is only where nothing but its own id is known.
+        """
+        found: dict[int, FoundPerson] = {job.id: FoundPerson(_email(job), _lead(job)) for job in batch}
+        failed: dict[int, Result] = {}
+        for source, find_people in self._people.items():
+            asked = {job.id: person_id for job in batch if (person_id := _platform_id(job, source))}
+            try:
+                people = find_people(sorted(set(asked.values()))) if asked else {}
+            except ApiError as error:
+                failed |= dict.fromkeys(asked, error)
+            else:
+                found |= {job_id: people[key] for job_id, key in asked.items() if key in people}
+        return found, failed
 
     def _by_email(self, contexts: Mapping[int, Context], emails: Mapping[int, str]) -> dict[int, Context]:
         """Find the contacts with exactly these emails, and the deal among theirs that was touched last.
@@ -215,10 +219,10 @@ def _lead(job: Job) -> int | None:
     return job.event.data.lead_id
 
 
-def _platform_id(job: Job) -> str:
-    """Return the platform's own id of a person of whom nothing else is known, or ""."""
+def _platform_id(job: Job, source: Source) -> str:
+    """Return the own id at a platform of a person of whom nothing else is known, or ""."""
     activity = job.event.data
-    if not isinstance(activity, EmailActivity) or activity.email or activity.lead_id:
+    if job.event.source != source or not isinstance(activity, EmailActivity) or activity.email or activity.lead_id:
         return ""
     return activity.person_id or ""
 

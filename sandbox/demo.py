@@ -104,6 +104,11 @@ class Demo:
         """Say whether a deal has so many notes in Kommo."""
         return lambda: sum(note["entity_id"] == deal for note in self.town.kommo.state()["notes"]["leads"]) == count
 
+    def note(self, deal: int) -> str:
+        """Return the text of a deal's first note in Kommo."""
+        notes = self.town.kommo.state()["notes"]["leads"]
+        return next((str(note["params"]["text"]) for note in notes if note["entity_id"] == deal), "")
+
 
 def story(demo: Demo) -> None:
     """Tell the whole story."""
@@ -134,11 +139,11 @@ def story(demo: Demo) -> None:
         },
     )
     demo.tell(
-        "Nora clicks in it: one more note, and no second task within 24 hours",
+        "Nora clicks in it moments later: one signal, and no second task within 24 hours",
         lambda: encharge.act(EMAIL, "clicked", broadcast="Proposal follow-up - May"),
         {
-            "Kommo: a second note on the deal, and still one task": lambda: (
-                demo.notes(deal, 2)() and demo.tasks(deal, 1)()
+            "Kommo: the click stands in the same note, and there is still one task": lambda: (
+                "clicked a link" in demo.note(deal) and demo.notes(deal, 1)() and demo.tasks(deal, 1)()
             ),
         },
     )
@@ -146,7 +151,7 @@ def story(demo: Demo) -> None:
         "Nora clicks in a mail that Ortto sent",
         lambda: ortto.act(EMAIL, "clicked", subject="Your offer is ready", shape="activity"),
         {
-            "Kommo: a third note on the deal": demo.notes(deal, 3),
+            "Kommo: a second note on the deal": demo.notes(deal, 2),
             "Kommo: the deal's field “Last email activity”": lambda: "offer" in field("Last email activity"),
         },
     )
@@ -158,6 +163,14 @@ def story(demo: Demo) -> None:
             "Kommo: the deal's field “Email status” is Unsubscribed": lambda: (
                 field("Email status") == "Unsubscribed"
             ),
+        },
+    )
+    demo.tell(
+        "Nora subscribes again in Ortto",
+        lambda: ortto.act(EMAIL, "resubscribed", shape="activity"),
+        {
+            "Kommo: the tag is gone": lambda: not tagged(),
+            "Kommo: the field is Subscribed": lambda: field("Email status") == "Subscribed",
         },
     )
 

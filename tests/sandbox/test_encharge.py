@@ -286,6 +286,14 @@ def test_some_people_are_read_by_bracketed_query(api: Api, encharge: Encharge) -
     }
 
 
+def test_an_unknown_person_among_those_read_may_make_it_a_404(api: Api, encharge: Encharge) -> None:
+    one = encharge.add_person(MARTA)
+    encharge.switch(unknown_people="404")
+    assert len(api("GET", f"/people?people[0][id]={one}").json()["users"]) == 1
+    answer = api("GET", f"/people?people[0][id]={one}&people[1][id]=who")
+    assert (answer.status_code, message(answer)) == (404, "Person not found.")
+
+
 def test_a_read_that_selects_nobody_is_refused(api: Api) -> None:
     assert api("GET", f"/people?email={MARTA}").status_code == 422
 
@@ -891,7 +899,7 @@ def test_the_levers_have_routes(encharge: Encharge, inbox: Inbox, levers: Any) -
     assert encharge.state()["people"][0] == {**encharge.state()["people"][0], "id": person, "city": "Bonn"}
     assert levers.post("/encharge/act", json={"email": MARTA, "event": "opened"}).json == {}
     assert len(received(encharge, inbox)) == 1
-    switches = {"dialect": "article", "plan": "growth", "every_open": False}
+    switches = {"dialect": "article", "plan": "growth", "every_open": False, "unknown_people": "404"}
     assert levers.post("/encharge/switches", json=switches).json == switches
     assert levers.get("/encharge/switches").json == switches
 
@@ -901,7 +909,7 @@ def test_a_reset_restores_the_seeded_start(api: Api, ingest: Api, encharge: Ench
     subscribe(api, inbox, "newUser")
     ingest("POST", "/", {"name": "x", "user": {"email": MARTA, "own": 1, "tags": "a"}})
     encharge.act(MARTA, "opened")
-    encharge.switch(dialect="article", plan="growth", every_open=False)
+    encharge.switch(dialect="article", plan="growth", every_open=False, unknown_people="404")
     encharge.faults.add(status=500)
     assert encharge.courier.wait()
     encharge.reset()

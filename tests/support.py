@@ -26,7 +26,7 @@ from sandbox.vendor import Vendor
 
 ROOT = Path(__file__).parent.parent
 SECRET = "test-secret-0123456789"
-GENEROUS_SECONDS = 30.0
+GENEROUS_SECONDS = 60.0
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
@@ -257,7 +257,7 @@ class Service:
             f"{self.url}/webhooks/{route}",
             data=body,
             headers={"Content-Type": content_type, "X-Webhook-Secret": SECRET, **headers},
-            timeout=30,
+            timeout=GENEROUS_SECONDS,
         )
 
     def connect(self, town: Town) -> None:

@@ -120,7 +120,7 @@ def house(database_url: str) -> Iterator[House]:
 
 def tell(process: Dispatcher, *events: Event) -> Receipt:
     """Write events down."""
-    return process.record(WEBHOOK, [(event, None) for event in events], seconds=10)
+    return process.record(WEBHOOK, [(event, None) for event in events], seconds=LONG)
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -173,7 +173,7 @@ def test_a_request_returns_when_all_that_follows_from_it_is_settled(house: House
         ortto=Told(lambda job: Outcome(State.SKIPPED, "not wanted")),
     )
     event, refused = stage(1, "one"), stage(2, "two")
-    receipt = process.record(WEBHOOK, [(event, None), (refused, "not for us")], seconds=10)
+    receipt = process.record(WEBHOOK, [(event, None), (refused, "not for us")], seconds=LONG)
 
     took = timed(lambda: process.carry_out(receipt, LONG))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from sandbox.__main__ import SECRET, connect
 from sandbox.town import Town
 
 EMAIL = "nora.quist@harbourlight.example"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
 OPS_TOKEN = "demo-ops-token-0123456789"
 
 BOLD, GREEN, RED, CYAN, DIM = "1", "32", "31", "36", "2"
@@ -175,12 +176,19 @@ def story(demo: Demo) -> None:
     )
 
 
+def free_port() -> int:
+    """Return a port that is free, below those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randint(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @contextlib.contextmanager
 def service(town: Town, folder: Path) -> Iterator[str]:
     """Run the service under gunicorn, as in production; yield its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     variables = {
         **town.environment(),
         "KOMMO_WEBHOOK_SECRET": SECRET,
@@ -212,9 +220,9 @@ def service(town: Town, folder: Path) -> Iterator[str]:
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait for the service; exit with its log if it does not come up."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.RequestException):
             if requests.get(f"{url}/readyz", timeout=2).ok:
                 return
         time.sleep(0.05)

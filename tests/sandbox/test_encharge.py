@@ -33,7 +33,7 @@ class Api:
 
     def __call__(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
         options |= {"json": body} if body is not None else {}
-        return self.session.request(method, f"{self.base}{path}", timeout=10, **options)
+        return self.session.request(method, f"{self.base}{path}", timeout=30, **options)
 
 
 class Inbox(ThreadingHTTPServer):
@@ -119,7 +119,7 @@ def message(answer: requests.Response) -> str:
 
 
 def received(encharge: Encharge, inbox: Inbox) -> list[dict[str, Any]]:
-    assert encharge.courier.wait(5)
+    assert encharge.courier.wait()
     got, inbox.got = inbox.got, []
     return got
 
@@ -911,7 +911,7 @@ def test_a_reset_restores_the_seeded_start(api: Api, ingest: Api, encharge: Ench
     encharge.act(MARTA, "opened")
     encharge.switch(dialect="article", plan="growth", every_open=False, unknown_people="404")
     encharge.faults.add(status=500)
-    assert encharge.courier.wait(5)
+    assert encharge.courier.wait()
     encharge.reset()
     assert encharge.state() == start
     assert (encharge.faults.list(), encharge.count(), encharge.ingest.count()) == ([], 0, 0)
@@ -934,7 +934,7 @@ def test_many_writers_at_once_lose_nothing(encharge: Encharge, api: Api) -> None
             f"{api.base}/people",
             json=[{"email": f"p{number % 50}@x.example", f"field{number}": number}],
             headers={"X-Encharge-Token": encharge.api_key},
-            timeout=10,
+            timeout=30,
         )
         return answer.status_code
 

@@ -36,8 +36,8 @@ run: .env install ## Start the service from .env
 chaos: install ## Kill, freeze and starve it under load, and audit what arrived (SECONDS, SEED, DATABASE)
 	@$(BIN)/python -m bench.chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1) --database $(or $(DATABASE),both)
 
-test: install ## Run all tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: install ## Run all tests, or those of PYTEST_ARGS
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 check: install ## Format, lint, types and tests, as CI does
 	@$(BIN)/ruff format --check .

@@ -68,7 +68,7 @@ class EmailActivity:
     lead_id: int | None = None  # the deal that the webhook names, if any
     person_id: str | None = None  # the platform's own id of the person
     campaign: str = ""  # broadcast name at Encharge, subject at Ortto
-    subject: str = ""  # the email's, where the webhook says it
+    subject: str = ""  # the email's subject, where the webhook says it
     link: str | None = None
     first: bool | None = None  # False: the platform says it is a repeat; None: it does not say
     machine: bool = False  # opened or clicked by a scanner or a privacy proxy
@@ -163,6 +163,14 @@ class Contact:
 
 
 @dataclass(frozen=True)
+class FoundPerson:
+    """A person of an email platform, as far as we need to know them. `email` as in Contact."""
+
+    email: str | None = None
+    lead_id: int | None = None  # the deal that we, or the user, wrote on the person
+
+
+@dataclass(frozen=True)
 class Lead:
     """A deal of Kommo. `contact_ids`: the main contact first."""
 
@@ -187,12 +195,28 @@ class Lead:
 
 @dataclass(frozen=True)
 class Context:
-    """What the resolve lane found out about an event."""
+    """What the resolve lane found out about an event.
+
+    Of a change of consent also everybody with the address, and their active deals: it holds for all of them.
+    """
 
     lead: Lead | None = None
     contact: Contact | None = None
     company: Company | None = None
     read_at: float = 0.0
+    email: str = ""  # the address by which the person was found
+    contact_ids: tuple[int, ...] = ()
+    lead_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the journal knows of a person's earlier email activity, by the order in which it came."""
+
+    first: bool = True  # nothing of this kind in this campaign before
+    quiet_seconds: float | None = None  # since the last open or click before; None: there was none
+    open_id: int = 0  # the event of an open in this campaign, moments before or after
+    click_id: int = 0  # the same of a click
 
 
 # -- what is owed --
@@ -217,27 +241,57 @@ class StageNews:
 
 
 @dataclass(frozen=True)
+class WorkingHours:
+    """When a team works: days from 0 (Monday), minutes of the day, an IANA time zone."""
+
+    days: tuple[int, ...]
+    opens: int
+    closes: int
+    zone: str = "UTC"
+
+
+@dataclass(frozen=True)
 class Action:
-    """One thing to write into Kommo. `name` is the action's name in the mapping file, and the step's."""
+    """One thing to write into Kommo. `name` is the action's name in the mapping file, and the step's.
+
+    A task or a note with a `scope` is made once in `cooldown` seconds for all that have the same one; the later
+    ones are left out, or their texts are added to the one that was made (`extend`).
+    """
 
     name: str
     kind: str  # task, note, field, tag, untag
     text: str = ""  # task and note: the text; field: the value; tag and untag: the tag's name
-    on: str = "lead"  # tag and untag: `lead` or `contact`
+    on: str = "lead"  # note, tag and untag: `lead` or `contact`
     due_in: int = 0  # task: seconds
+    due_at: int | None = None  # task: minute of the day, instead of `due_in`
+    hours: WorkingHours | None = None  # task: when it may be due
     task_type: int = 1
     user_id: int | None = None  # task: who is to do it
-    cooldown: int = 0  # task: seconds in which the deal gets no second one
+    cooldown: int = 0
+    scope: str = ""
+    extend: bool = False
+    joins: int = 0  # note: the event whose note of the same name gets the text, if it has one
     field_id: int = 0
 
 
 @dataclass(frozen=True)
-class Response:
-    """What Kommo is to hear of an email activity."""
+class Consent:
+    """A change of consent: everybody with the address, and their deals, are to show how it stands."""
 
-    lead_id: int
+    email: str
+    unsubscribed: bool
+    contact_ids: tuple[int, ...] = ()
+    lead_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Response:
+    """What Kommo is to hear of an email activity; without a deal, what its contact is to show."""
+
+    lead_id: int | None
     contact_id: int | None
     actions: tuple[Action, ...]
+    consent: Consent | None = None
 
 
 Plan = StageNews | Response
@@ -286,6 +340,8 @@ class Outcome:
     context: Context | None = None
     owed: tuple[Owed, ...] = ()
 
+
+CONSENT_KINDS = (Kind.UNSUBSCRIBED, Kind.RESUBSCRIBED)
 
 DONE = Outcome(State.DONE)
 HELD = Outcome(State.PENDING, "waits for an earlier one of its key")  # not attempted: no fault of its own

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from app.events import Event, Lane, State
 from app.journal import Recorded
 
+LANES = list(Lane)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -30,11 +32,14 @@ class Wait:
     def settle(self, event_id: int, part: Part, owed: Iterable[Lane]) -> None:
         """Note a settled job and what follows from it."""
         lanes = self.open.get(event_id)
-        self.parts.setdefault(event_id, []).append(part)
+        parts = self.parts.setdefault(event_id, [])
+        # Another lane may have carried out what follows before this one, which made it, came to say so here.
+        told = {earlier.lane for earlier in parts}
+        parts.append(part)
         if lanes is None:
             return
         lanes.discard(part.lane)
-        lanes.update(owed)
+        lanes.update(lane for lane in owed if lane not in told)
         if part.state == State.PENDING or not lanes:
             self._close(event_id)
 
@@ -60,8 +65,8 @@ class Receipt:
         )
 
     def parts(self, event: Event) -> list[Part]:
-        """Return how the jobs of an event stand; none if nothing was heard of them yet."""
-        return list(self.wait.parts.get(event.id, []))
+        """Return how the jobs of an event stand, in the order of the lanes; none if nothing was heard of them."""
+        return sorted(self.wait.parts.get(event.id, []), key=lambda part: LANES.index(part.lane))
 
     def open(self, event: Event) -> bool:
         """Say whether an event is still under way."""

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alone import turn
 from databases import Postgresql, running_postgresql
 from flask import Flask
 from flask.testing import FlaskClient
-from support import SECRET, Service, environment
+from support import GENEROUS_SECONDS, SECRET, Door, Service, environment
 
 from app import EXTENSION, create_app, settings
 from app.settings import Settings
 from sandbox.town import Town
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test marked `alone` while no other worker runs one; to wait for that is not a part of its timeout."""
+    if not hasattr(item.config, "workerinput"):  # no workers: each test is alone
+        return (yield)
+    # Each worker's own folder is inside one of the whole run.
+    folder = Path(item.config.option.basetemp).parent
+    with turn(folder, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -25,14 +38,23 @@ def running_town() -> Iterator[Town]:
         yield town
 
 
+@pytest.fixture(scope="session")
+def doors(running_town: Town) -> list[Door]:
+    """The doors of all vendors."""
+    return [Door(vendor) for vendor in running_town.vendors.values()]
+
+
 @pytest.fixture
-def town(running_town: Town) -> Iterator[Town]:
+def town(running_town: Town, doors: list[Door]) -> Iterator[Town]:
     """The town as it was seeded, sending webhooks nowhere."""
     running_town.reset()
     running_town.encharge.target = None
     running_town.ortto.target = None
     yield running_town
-    running_town.courier.wait(10)
+    assert running_town.courier.wait(GENEROUS_SECONDS)
+    # A service may have been killed while a vendor was at work for it: the next test is not to see what it did.
+    for door in doors:
+        door.wait_until_nobody_is_inside()
 
 
 @pytest.fixture
@@ -49,17 +71,20 @@ def postgresql() -> Iterator[Postgresql]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database: everything about the journal holds on both kinds."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'journal.db'}"
-    server: Postgresql = request.getfixturevalue("postgresql")
-    return server.new_database()
+        yield f"sqlite:///{tmp_path / 'journal.db'}"
+    else:
+        server: Postgresql = request.getfixturevalue("postgresql")
+        with server.empty_database() as url:
+            yield url
 
 
 @pytest.fixture
 def configured(env: dict[str, str]) -> Settings:
-    return settings.load(env)
+    """The settings of an app in this process, whose answers wait for their work however busy the machine is."""
+    return replace(settings.load(env), reply_budget_seconds=GENEROUS_SECONDS)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import flask
 
 from sandbox.vendor import Fault, Faults
 
-READ_SECONDS = 1.5  # to which the tests shorten the clients' patience
+READ_SECONDS = 2.5  # to which the tests shorten the clients' patience
 LONGER_SECONDS = READ_SECONDS + 0.3
 
 OK = "ok"

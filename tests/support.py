@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,15 +16,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import psutil
 import requests
 from databases import run_sql
 
 from sandbox.courier import Target
 from sandbox.town import Town
+from sandbox.vendor import Vendor
 
 ROOT = Path(__file__).parent.parent
 SECRET = "test-secret-0123456789"
-GENEROUS_SECONDS = 30.0
+GENEROUS_SECONDS = 60.0
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
@@ -59,7 +62,7 @@ def eventually(true: Callable[[], Any], seconds: float = GENEROUS_SECONDS) -> An
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not true within {seconds} s")
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def arrived(town: Town) -> dict[str, Any]:
@@ -145,19 +148,83 @@ def rows(env: Mapping[str, str], query: str) -> list[tuple[Any, ...]]:
     return run_sql(env["DATABASE_URL"], query)
 
 
+def in_the_end(service: Service, answer: requests.Response) -> dict[str, Any]:
+    """Return what a webhook's answer would be once its work is done.
+
+    A busy machine may need longer for it than an answer waits.
+    """
+    assert answer.status_code == 200, answer.text
+    said: dict[str, Any] = answer.json()
+    for entry in said["events"]:
+        if entry["status"] == "accepted":
+            ended = dict(eventually(lambda entry=entry: _unless_pending(service, entry["id"])))
+            words = {"dead": "dead", "skipped": "skipped", "done": "delivered"}
+            entry["status"] = next(word for state, word in words.items() if state in ended)
+            entry["reason"] = "; ".join(filter(None, ended.values()))
+    statuses = {"accepted" if entry["status"] == "dead" else entry["status"] for entry in said["events"]}
+    said["status"] = next((word for word in ("accepted", "delivered", "duplicate") if word in statuses), "ignored")
+    return said
+
+
+def _unless_pending(service: Service, event_id: int) -> list[tuple[Any, ...]]:
+    query = "SELECT state, reason FROM jobs WHERE event_id = :id"
+    jobs = run_sql(service.variables["DATABASE_URL"], query, id=event_id)
+    return [] if "pending" in dict(jobs) else jobs
+
+
 def pass_time(env: Mapping[str, str]) -> None:
     """Let every pause, wait and lease of the journal be over, as if hours had passed."""
     rows(env, "UPDATE jobs SET due_at = 0, lease_until = 0 WHERE state = 'pending'")
     rows(env, "UPDATE lanes SET paused_until = 0")
 
 
+class Door:
+    """Counts who comes to a vendor and who leaves."""
+
+    def __init__(self, vendor: Vendor) -> None:
+        server: Any = vendor._server
+        self._address = server.server_address
+        self._let_in, self._serve = server.process_request, server.process_request_thread
+        server.process_request, server.process_request_thread = self._enter, self._leave
+        self._inside: set[Any] = set()
+        self._latest: Any = None
+
+    def _enter(self, request: Any, caller: Any) -> None:
+        self._inside.add(caller)
+        self._latest = caller
+        self._let_in(request, caller)
+
+    def _leave(self, request: Any, caller: Any) -> None:
+        try:
+            self._serve(request, caller)
+        finally:
+            self._inside.discard(caller)
+
+    def wait_until_nobody_is_inside(self) -> None:
+        """Wait until all who stand at the door now have come in and left."""
+        with socket.create_connection(self._address, GENEROUS_SECONDS) as last:
+            us = last.getsockname()
+        # They are let in one after the other: when we are, all are who came before us.
+        eventually(lambda: self._latest == us and not self._inside)
+
+
+def free_port() -> int:
+    """Return a free port of loopback, to be listened on later.
+
+    It is below those that the system gives to whoever asks for any: nobody gets it in between.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Service:
     """The service as a process of its own under gunicorn, on a free port of loopback."""
 
     def __init__(self, variables: dict[str, str], log: Path, command: tuple[str, ...] = ()) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.variables = variables
         self._log = log
@@ -179,7 +246,7 @@ class Service:
                 raise AssertionError(f"the service ended with {self.process.returncode}:\n{self.log()}")
             try:
                 return self._session.get(f"{self.url}/readyz", timeout=5).ok
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 return False
 
         eventually(ready)
@@ -190,7 +257,7 @@ class Service:
             f"{self.url}/webhooks/{route}",
             data=body,
             headers={"Content-Type": content_type, "X-Webhook-Secret": SECRET, **headers},
-            timeout=30,
+            timeout=GENEROUS_SECONDS,
         )
 
     def connect(self, town: Town) -> None:
@@ -208,12 +275,17 @@ class Service:
         self._let_go()
         if self.process.poll() is not None:
             return
-        asked = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, check=False)
-        self.process.kill()  # the master first: it would replace a dead worker
-        for worker in asked.stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(worker), signal.SIGKILL)
+        self.process.send_signal(signal.SIGSTOP)  # it would start another worker for a dead one
+        workers = self.workers()
+        for process in (self.process, *workers):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
+        eventually(lambda: not any(_runs(worker) for worker in workers))
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that the master has started."""
+        return psutil.Process(self.process.pid).children()
 
     close = kill
 
@@ -223,10 +295,16 @@ class Service:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(40)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
 
     def _let_go(self) -> None:
         self._session.close()
         self._output.close()
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

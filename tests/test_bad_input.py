@@ -23,6 +23,7 @@ from support import (
     Service,
     environment,
     eventually,
+    in_the_end,
     journal_file,
     rows,
     stage_hook,
@@ -182,7 +183,7 @@ def _log_is_clean(service: Service) -> bool:
 def raw(service: Service, request: bytes, *, close: bool = False) -> tuple[int, dict[str, str]]:
     """Send bytes as they are; return the status and the JSON of the answer. `close`: send no more after them."""
     address = urlsplit(service.url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         with suppress(ConnectionError):  # an answer may come before all is sent
             connection.sendall(request)
             if close:
@@ -259,13 +260,13 @@ def test_a_caller_without_the_secret_is_answered_with_the_body_unread(
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("path", ["kommo", f"kommo/{SECRET}", "encharge", "ortto"])
 def test_a_wrong_method_is_refused(method: str, path: str, one_service: Service) -> None:
-    answer = requests.request(method, f"{one_service.url}/webhooks/{path}", timeout=10)
+    answer = requests.request(method, f"{one_service.url}/webhooks/{path}", timeout=30)
 
     assert (answer.status_code, list(answer.json())) == (405, ["error"])
 
 
 def test_an_unknown_path_is_refused_in_json(one_service: Service) -> None:
-    answer = requests.post(f"{one_service.url}/webhooks/nobody", timeout=10)
+    answer = requests.post(f"{one_service.url}/webhooks/nobody", timeout=30)
 
     assert (answer.status_code, list(answer.json())) == (404, ["error"])
 
@@ -289,7 +290,7 @@ def test_a_hook_of_another_account_is_ignored(one_service: Service) -> None:
 def test_a_bad_deal_among_good_ones_is_named_and_stops_none(service: Service, town: Town) -> None:
     body = stage_hook(41_500_011) + b"&leads[status][1][id]=none&leads[status][1][status_id]=142"
 
-    answer = service.post("kommo", body, FORM).json()
+    answer = in_the_end(service, service.post("kommo", body, FORM))
 
     assert [(entry["status"], entry["reason"]) for entry in answer["events"]] == [
         ("delivered", ""),
@@ -305,7 +306,7 @@ def test_the_log_of_work_that_fails_holds_no_secret_and_no_address(service: Serv
     for path in ("encharge", f"encharge/{SECRET}", f"encharge?secret={SECRET}", f"ortto/{SECRET}/more"):
         service.post(path, body, JSON)
     service.post("kommo", stage_hook(41_500_011), FORM)
-    requests.post(f"{service.url}/webhooks/kommo", auth=("user", SECRET), timeout=10)
+    requests.post(f"{service.url}/webhooks/kommo", auth=("user", SECRET), timeout=30)
 
     log = eventually(lambda: '"event": "vendor paused"' in service.log() and service.log())
 
@@ -324,22 +325,22 @@ def test_a_journal_that_cannot_be_written_is_a_503_and_works_again_after(service
         began = time.monotonic()
 
         refused = service.post("kommo", hook, FORM)
-        ready = requests.get(f"{service.url}/readyz", timeout=10)
+        ready = requests.get(f"{service.url}/readyz", timeout=30)
 
         assert (refused.status_code, refused.json()) == (
             503,
             {"error": "The journal cannot be written now: send it again later."},
         )
         assert ready.status_code == 503
-        assert time.monotonic() - began < 3 + 3
-        assert requests.get(f"{service.url}/healthz", timeout=10).status_code == 200
+        assert time.monotonic() - began < 9  # the journal's own patience is 10 s a write
+        assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
         other.execute("ROLLBACK")
 
     again = eventually(lambda: (answer := service.post("kommo", hook, FORM)).ok and answer)
     # What was refused may have been written all the same, when the lock was let go.
     assert again.json()["status"] in ("delivered", "accepted", "duplicate")
     eventually(lambda: len(town.ortto.state()["activities"]) == 1)
-    eventually(lambda: requests.get(f"{service.url}/readyz", timeout=10).ok)
+    eventually(lambda: requests.get(f"{service.url}/readyz", timeout=30).ok)
 
 
 # -- settings and mapping ---------------------------------------------------------------------------------------
@@ -381,7 +382,7 @@ def test_a_bad_setting_ends_the_server_with_its_sentences(
         changed["MAPPING_FILE"] = str(tmp_path / "mapping.yaml")
     service = Service(changed, tmp_path / "service.log")
 
-    service.process.wait(20)  # it ends by itself
+    service.process.wait(60)  # it ends by itself
 
     log = service.log()
     service.stop()

@@ -17,6 +17,8 @@ from bench.chaos.run import Options, run
 from sandbox.town import Town
 
 
+@pytest.mark.alone
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_what_was_acknowledged_has_its_effect_once_and_in_order_through_kills_and_outages(database: str) -> None:
     options = Options(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from support import ROOT
 
 STAGES = {"Qualification": "qualified", "Proposal sent": "proposal_sent", "Negotiation": "negotiation"}
@@ -29,6 +30,7 @@ ARRIVALS = [
 ]
 
 
+@pytest.mark.alone
 def test_the_demo_shows_every_arrival() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sandbox.demo"],

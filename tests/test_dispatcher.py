@@ -26,8 +26,8 @@ from app.lease import Lease
 from app.receipts import Part, Receipt
 
 HOUR, DAY = 3600.0, 86_400.0
-LONG = 20.0  # seconds that no test should need
-AT_ONCE = 1.0  # seconds: what does not wait for anything, on a busy machine
+LONG = 30.0  # seconds that no test should need
+AT_ONCE = 10.0  # seconds: what does not wait for anything needs far less, on however busy a machine
 JOBS = "SELECT order_key, lane, state, attempts, reason, owner, lease_until FROM jobs ORDER BY id"
 
 
@@ -113,14 +113,14 @@ def house(database_url: str) -> Iterator[House]:
     made = House(database_url)
     yield made
     for process in made.open:
-        process.stop(5)
+        process.stop(LONG)
     for journal in made.journals:
         journal.close()
 
 
 def tell(process: Dispatcher, *events: Event) -> Receipt:
     """Write events down."""
-    return process.record(WEBHOOK, [(event, None) for event in events], seconds=10)
+    return process.record(WEBHOOK, [(event, None) for event in events], seconds=LONG)
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -173,11 +173,11 @@ def test_a_request_returns_when_all_that_follows_from_it_is_settled(house: House
         ortto=Told(lambda job: Outcome(State.SKIPPED, "not wanted")),
     )
     event, refused = stage(1, "one"), stage(2, "two")
-    receipt = process.record(WEBHOOK, [(event, None), (refused, "not for us")], seconds=10)
+    receipt = process.record(WEBHOOK, [(event, None), (refused, "not for us")], seconds=LONG)
 
     took = timed(lambda: process.carry_out(receipt, LONG))
 
-    assert took < LONG / 2
+    assert took < AT_ONCE
     assert not receipt.open(receipt.recorded[0].event)
     parts = receipt.parts(receipt.recorded[0].event)
     assert parts[0] == Part(Lane.RESOLVE, State.DONE)
@@ -194,11 +194,13 @@ def test_a_request_returns_when_its_time_is_up(house: House) -> None:
     process = house.process(resolve=Told(onward(Lane.ORTTO)), ortto=slow)
     slow.gate.clear()
     receipt = tell(process, stage(1))
+    (event,) = (item.event for item in receipt.recorded)
+    process.start()
+    eventually(lambda: receipt.parts(event))
 
     took = timed(lambda: process.carry_out(receipt, 0.3))
 
     assert 0.3 <= took < 0.3 + AT_ONCE
-    (event,) = (item.event for item in receipt.recorded)
     assert (receipt.open(event), receipt.parts(event)) == (True, [Part(Lane.RESOLVE, State.DONE)])
     assert process._waits == {}
     slow.gate.set()
@@ -234,7 +236,7 @@ def test_when_the_waiting_places_are_taken_the_next_request_returns_at_once(hous
         thread.join(LONG)
     assert [thread.is_alive() for thread in waiting] == [False, False]
     # The places are free again.
-    assert timed(lambda: process.carry_out(tell(process, stage(9)), LONG)) < LONG / 2
+    assert timed(lambda: process.carry_out(tell(process, stage(9)), LONG)) < AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_a_request_does_not_wait_for_what_will_not_be_done_now(
 
     took = timed(lambda: process.carry_out(receipt, LONG))
 
-    assert took < LONG / 2
+    assert took < AT_ONCE
     (event,) = (item.event for item in receipt.recorded)
     assert receipt.parts(event) == [
         Part(Lane.RESOLVE, State.DONE),
@@ -275,7 +277,7 @@ def test_a_paused_vendor_lets_all_that_wait_for_it_go_at_once(house: House) -> N
     house.journal().pause("ortto", time.time() + HOUR, "429")
     slow.gate.set()
 
-    waiting.join(AT_ONCE + 1)
+    waiting.join(AT_ONCE)
 
     assert not waiting.is_alive()
     (event,) = (item.event for item in second.recorded)
@@ -331,7 +333,7 @@ def test_what_a_failure_of_the_journal_interrupts_is_taken_up_at_once(house: Hou
 
     took = timed(lambda: process.carry_out(receipt, LONG))
 
-    assert took < LONG / 2
+    assert took < AT_ONCE
     assert house.states() == ["done", "done"]
     assert [row["attempts"] for row in house.rows()] == [0, 0]
     assert flow.batches == [["lead:1", "lead:2"]] * 2
@@ -387,25 +389,18 @@ def test_a_failed_job_keeps_the_vendors_words(fault: Fault, state: str, attempts
 
 
 def test_a_vendor_is_left_alone_as_long_as_it_asks_and_others_are_not(house: House) -> None:
-    asked: list[float] = []
-    others: list[float] = []
-
-    def wait(job: Job) -> Result:
-        asked.append(time.monotonic())
-        return failing(retry_after=1.0)(job) if len(asked) == 1 else DONE
-
-    def go_on(job: Job) -> Result:
-        others.append(time.monotonic())
-        return DONE
-
-    process = house.process(resolve=Told(onward(Lane.ORTTO, Lane.ENCHARGE)), ortto=Told(wait), encharge=Told(go_on))
+    answers = iter([failing(retry_after=HOUR)])
+    left_alone, other = Told(lambda job: next(answers, lambda job: DONE)(job)), Told()
+    process = house.process(resolve=Told(onward(Lane.ORTTO, Lane.ENCHARGE)), ortto=left_alone, encharge=other)
     process.carry_out(tell(process, stage(1)), LONG)
     process.carry_out(tell(process, stage(2)), LONG)
 
-    eventually(lambda: house.states() == ["done"] * 6)
+    eventually(lambda: other.given == ["lead:1", "lead:2"])
 
-    assert asked[1] - asked[0] >= 1.0
-    assert max(others) < asked[1]
+    assert left_alone.given == ["lead:1"]
+    run_sql(house.url, "UPDATE jobs SET due_at = 0")
+    run_sql(house.url, "UPDATE lanes SET paused_until = 0")
+    eventually(lambda: house.states() == ["done"] * 6)
 
 
 @pytest.mark.parametrize(
@@ -542,8 +537,8 @@ def test_a_stop_lets_go_of_a_batch_that_does_not_end_in_time(house: House) -> No
 
 
 def test_a_slow_batch_stays_ours_while_it_is_carried(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LEASE_SECONDS", 1.0)
-    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(store, "LEASE_SECONDS", 4.0)
+    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.1)
     lease = Lease()
     flow = Told()
     process = house.process(resolve=flow, leases={Lane.RESOLVE: lease})
@@ -553,7 +548,7 @@ def test_a_slow_batch_stays_ours_while_it_is_carried(house: House, monkeypatch: 
     process.start()
     assert flow.entered.wait(LONG)
 
-    until = time.monotonic() + 2.5
+    until = time.monotonic() + 5
     while time.monotonic() < until:
         assert other.claim(Lane.RESOLVE, "kommo", 10, now=time.time()) == []
         assert lease.holds()
@@ -644,13 +639,19 @@ def test_two_processes_never_hold_the_same_job_and_keep_the_order_of_each_key(
     monkeypatch.setattr(retry, "FIRST_SECONDS", 0.01)
     visits: list[Visit] = []
 
+    both = threading.Barrier(2)
+
     class Visiting:
         def __init__(self, process: int) -> None:
             self._process = process
             self._chance = random.Random(process)
+            self._begun = False
 
         def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
             since = time.monotonic()
+            if not self._begun:
+                self._begun = True
+                both.wait(LONG)  # or one of them might do all before the other is awake
             time.sleep(self._chance.uniform(0, 0.01))
             chance = [self._chance.random() for _ in batch]
             results = {
@@ -694,10 +695,11 @@ def _tried_again(result: Result) -> bool:
 
 def test_a_pause_holds_in_all_processes(house: House) -> None:
     asked: list[float] = []
+    wait = [200.0]  # seconds; more would be taken for a time of a clock that was wrong
 
     def told_to_wait(job: Job) -> Result:
         asked.append(time.monotonic())
-        return failing(retry_after=0.6)(job) if len(asked) == 1 else DONE
+        return failing(retry_after=wait.pop())(job) if wait else DONE
 
     first, second = (house.process(resolve=("kommo", Told(told_to_wait))) for _ in range(2))
     first.carry_out(tell(first, stage(1)), LONG)
@@ -706,8 +708,11 @@ def test_a_pause_holds_in_all_processes(house: House) -> None:
     second.carry_out(tell(second, stage(2)), 0.3)
 
     assert len(asked) == 1
+    wait.append(0.6)
+    run_sql(house.url, "UPDATE jobs SET due_at = 0")
+    run_sql(house.url, "UPDATE lanes SET paused_until = 0")
     eventually(lambda: house.states() == ["done", "done"])
-    assert asked[1] - asked[0] >= 0.6
+    assert asked[-1] - asked[1] >= 0.6
 
 
 def test_the_work_of_one_process_is_seen_by_another(house: House) -> None:

@@ -10,7 +10,20 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from support import FORM, JSON, PROPOSAL_SENT, SECRET, Service, arrived, environment, eventually, stage_hook
+from support import (
+    FORM,
+    JSON,
+    PROPOSAL_SENT,
+    SECRET,
+    Service,
+    add_deals,
+    arrived,
+    environment,
+    eventually,
+    in_the_end,
+    rows,
+    stage_hook,
+)
 
 from app import EXTENSION, create_app, settings
 from sandbox.town import Town
@@ -18,7 +31,17 @@ from sandbox.town import Town
 FIXTURES = Path(__file__).parent / "fixtures"
 OTHER_SECRET = "the-next-secret-0123456789"
 
-NOW = pytest.approx(time.time(), abs=600)  # what has no time of its own is dated when it came
+
+class Now:
+    """Equal to a time of these minutes, whenever it is looked at."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, float | int) and abs(other - time.time()) < 600
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+NOW = Now()  # what has no time of its own is dated when it came
 MARTA, TOMAS, JONAS, ANN, BO, CHI = 40_518_833, 39_900_417, 40_518_834, 7_351, 7_420, 7_498
 TOMAS_CONTACT, BO_CONTACT, ZOE_CONTACT = 52_300_032, 52_300_035, 52_300_021
 
@@ -123,6 +146,10 @@ def ignored(*events: tuple[str | None, str, str]) -> Case:
     return Case("ignored", list(events))
 
 
+def nobody(person_id: str, platform: str = "Encharge") -> str:
+    return f"no email address: {platform} tells none for the person {person_id}, or its API key is not set"
+
+
 def foreign(kind: str, count: int = 1) -> tuple[str, str, str]:
     return kind, "ignored", f"{count} of them; only leads.status and leads.add are carried on"
 
@@ -130,7 +157,6 @@ def foreign(kind: str, count: int = 1) -> tuple[str, str, str]:
 UNMAPPED = ("stage_changed", "ignored", "stage 61000101 of pipeline 7100010 is not in the mapping")
 NO_DEAL = "no active deal: neither the deal it names nor a contact with this email has one"
 NO_NAME = "it does not say what happened: add ?event=email.opened, or what it is sent for, to its URL"
-NOBODY = "no email address and no deal id"
 ENCHARGES_ECHO = ("updatedUser", "ignored", "a change made through Encharge's API, such as our own")
 OUR_CONSENT = "a change of consent that this service made"
 DELETED = ("stage_changed", "skipped", "deal 41500013 is gone")
@@ -222,11 +248,11 @@ CASES = {
     "encharge/stream_page_visited.json": ignored(("other", "ignored", "'page-visited' is not an event we act on")),
     "encharge/stream_sms_sent.json": ignored(("other", "ignored", "'sms-sent' is not an event we act on")),
     "encharge/stream_updatedUser_of_our_own.json": ignored(ENCHARGES_ECHO),
-    "encharge/stream_updatedUser_resubscribed.json": delivered(
-        "resubscribed", {"fields": {TOMAS: {"Email status": "Subscribed"}}}
-    ),
+    "encharge/stream_updatedUser_resubscribed.json": ignored(("resubscribed", "skipped", NO_DEAL)),
     "encharge/stream_unsubscribedUser.json": delivered("unsubscribed", unsubscribed(TOMAS, TOMAS_CONTACT)),
-    "encharge/subscription_added_tag_id_only.json": ignored(("email_clicked", "ignored", NOBODY)),
+    "encharge/subscription_added_tag_id_only.json": ignored(
+        ("email_clicked", "skipped", nobody("a94e6d3c-21b8-47f1-8e0a-5c7790d1f6be"))
+    ),
     "encharge/subscription_removed_tag_id_only.json": ignored(
         ("other", "ignored", "'removed-tag-kommo-demo' is not an event we act on")
     ),
@@ -235,7 +261,9 @@ CASES = {
     "encharge/subscription_updatedUser_unsubscribed_by_api.json": delivered(
         "unsubscribed", unsubscribed(TOMAS, TOMAS_CONTACT)
     ),
-    "encharge/subscription_without_event_type.json": ignored(("resubscribed", "ignored", NOBODY)),
+    "encharge/subscription_without_event_type.json": ignored(
+        ("resubscribed", "skipped", nobody("d1f7a2b0-6c43-4e19-b7d8-92ab40c3e57f"))
+    ),
     "encharge/subscription_updatedUser_resubscribed.json": delivered(
         "resubscribed", {"fields": {TOMAS: {"Email status": "Subscribed"}}}
     ),
@@ -295,7 +323,9 @@ CASES = {
     "ortto/19-activity-unsubscribed-from-sms.json": ignored(
         ("other", "ignored", "'act::oos-all' is not an event we act on")
     ),
-    "ortto/20-activity-by-id-only.json": ignored(("email_opened", "ignored", NOBODY)),
+    "ortto/20-activity-by-id-only.json": ignored(
+        ("email_opened", "skipped", nobody("0069a80e1277b94c10d8aa00", "Ortto"))
+    ),
 }
 
 # Told already by another file of the table: the same move, or the same activity.
@@ -330,11 +360,18 @@ def test_every_captured_webhook_is_answered_so_under_gunicorn(
     town.kommo.switch(rate=0)
     service = start_service(KOMMO_RATE_LIMIT="50")
 
-    answers = {name: service.post(*captured(name)) for name in sorted(CASES)}
+    answers = {name: in_the_end(service, service.post(*captured(name))) for name in sorted(CASES)}
 
-    assert {name: (answer.status_code, answer.json()["status"]) for name, answer in answers.items()} == {
-        name: (200, "duplicate" if name in REPEATS else case.status) for name, case in CASES.items()
+    assert {name: answer["status"] for name, answer in answers.items()} == {
+        name: "duplicate" if name in REPEATS else case.status for name, case in CASES.items()
     }
+
+
+def test_the_answer_waits_for_the_work_and_says_that_it_is_done(service: Service, town: Town) -> None:
+    """On a busy machine not every time; but if it never waited, then never."""
+    deals = iter(add_deals(town, 200))
+
+    eventually(lambda: service.post("kommo", stage_hook(next(deals)), FORM).json()["status"] == "delivered")
 
 
 # -- what a fixture cannot show ----------------------------------------------------------------------------------
@@ -412,8 +449,11 @@ def test_one_webhook_reads_many_deals_in_two_calls(client: FlaskClient, town: To
     }
 
 
-def test_what_the_service_writes_comes_back_and_starts_nothing(service: Service, town: Town) -> None:
+def test_what_the_service_writes_comes_back_and_starts_nothing(
+    start_service: Callable[..., Service], town: Town
+) -> None:
     """Every hook that Kommo has, and Encharge's of a changed person, are sent to the service."""
+    service = start_service(REPLY_BUDGET_SECONDS="0")
     service.connect(town)
     every = [f"{action}_{entity}" for entity in ("lead", "contact") for action in ("add", "update", "note")]
     town.kommo.hook(f"{service.url}/webhooks/kommo/{SECRET}", [*every, "status_lead", "add_task", "update_task"])
@@ -425,12 +465,13 @@ def test_what_the_service_writes_comes_back_and_starts_nothing(service: Service,
 
     town.ortto.act("marta.keller@northbay-logistics.example", "unsubscribed", shape="activity")
     town.encharge.act("marta.keller@northbay-logistics.example", "clicked")
-    eventually(lambda: {"tasks", "notes", "tags", "fields"} <= arrived(town).keys())
-    assert town.courier.wait(10)
+    expected = {"status_lead", "add_task", "note_lead", "update_contact", "updatedUser"}
+    eventually(lambda: expected <= {delivery.kind for delivery in list(town.courier.deliveries)})
+    eventually(lambda: not rows(service.variables, "SELECT 1 FROM jobs WHERE state = 'pending'"))
+    assert town.courier.wait()
 
-    told = [(delivery.kind, delivery.status) for delivery in town.courier.deliveries]
-    assert {kind for kind, _ in told} >= {"status_lead", "add_task", "note_lead", "update_contact", "updatedUser"}
-    assert {status for _, status in told} == {200}
+    # 0 is an answer that took more than Kommo's 2 seconds, on a busy machine.
+    assert {delivery.status for delivery in town.courier.deliveries} - {0} == {200}
     found = arrived(town)
     assert {name: len(what) for name, what in found.items()} == {
         "encharge_people": 1,

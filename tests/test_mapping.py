@@ -311,6 +311,8 @@ def test_the_keys_of_the_fields_in_use_are_known(rules_of) -> None:  # type: ign
 
 # -- email activity: the shipped rules (B3, B4) --
 
+NO_DEAL = "no active deal: neither the deal it names nor a contact with this email has one"
+
 TASK = Action(
     "task",
     "task",
@@ -320,6 +322,7 @@ TASK = Action(
     task_type=1,
     user_id=9200001,
     cooldown=86400,
+    scope="task:lead:41500011",
 )
 NOTE = Action("note", "note", text="Encharge: Zoë Example (zoe@example.com) clicked a link: 'Demo invitation'")
 TAG = Action("unsubscribed_tag", "tag", text="Email Unsubscribed", on="contact")
@@ -449,10 +452,10 @@ def test_every_rule_that_matches_applies_and_an_action_once(rules_of) -> None:  
             email_event("ortto", "unsubscribed"),
             replace(CONTEXT, contact=None),
             "nothing to do in Kommo: unsubscribed_tag, email_status switched off, "
-            "for want of a field's id or a contact",
+            "for want of a field's id, a deal, a contact, or words to write",
             id="nobody to put the tag on",
         ),
-        pytest.param(email_event(), Context(contact=ZOE), "no active deal", id="no deal"),
+        pytest.param(email_event(), Context(contact=ZOE), NO_DEAL, id="no deal"),
     ],
 )
 def test_actions_that_are_off_are_left_out(event: Event, context: Context, expected: object) -> None:
@@ -463,7 +466,10 @@ def test_actions_that_are_off_are_left_out(event: Event, context: Context, expec
 
 def test_an_event_whose_actions_are_all_off_is_refused(rules_of) -> None:  # type: ignore[no-untyped-def]
     text = "rules:\n  - do: [status]\nactions:\n  status: {field: {id: $KOMMO_CF_EMAIL_STATUS, value: x}}\n"
-    reason = "nothing to do in Kommo: status switched off, for want of a field's id or a contact"
+    reason = (
+        "nothing to do in Kommo: status switched off, "
+        "for want of a field's id, a deal, a contact, or words to write"
+    )
     assert rules_of(text, dict.fromkeys(VARIABLES)).refusal(email_event()) == reason
     assert rules_of(text).refusal(email_event()) is None
 
@@ -474,7 +480,16 @@ def test_a_task_can_be_somebody_elses(rules_of) -> None:  # type: ignore[no-unty
         "actions:\n  call: {task: {text: Call, due_in: 1d, type: 2, assign_to: 77, cooldown: 90}}\n"
     )
     (owed,) = rules.plan(email_event(), CONTEXT, ())
-    call = Action("call", "task", text="Call", due_in=86400, task_type=2, user_id=77, cooldown=90)
+    call = Action(
+        "call",
+        "task",
+        text="Call",
+        due_in=86400,
+        task_type=2,
+        user_id=77,
+        cooldown=90,
+        scope="task:lead:41500011",
+    )
     assert owed.plan.actions == (call,)
 
 
@@ -509,7 +524,7 @@ def render(rules_of, text: str, event: Event, context: Context = CONTEXT, kind: 
             "{campaign}",
             email_event(campaign="{email} {0} {{x}}"),
             CONTEXT,
-            "{email} {0} {{x}}",
+            "(email) (0) ((x))",
             id="braces of others",
         ),
         pytest.param(

@@ -64,7 +64,10 @@ TOO_SOON = (
     "line 4: actions.ping.task.due_in must be at least a minute: "
     "a task that is due when it is made is overdue when it is seen."
 )
-PLACEHOLDERS = "email, name, first_name, campaign, link, event, did, platform, source, lead, lead_id"
+PLACEHOLDERS = (
+    "email, name, first_name, last_name, campaign, subject, link, event, did, platform, source, time, lead, "
+    "lead_id, price, stage"
+)
 KINDS = "email_opened, email_clicked, unsubscribed, resubscribed, bounced, journey_completed"
 ALIAS = "line 4: & and * (anchors and aliases) are not allowed; write it out, or quote the text."
 INVALID = "not valid YAML ({}); look at the indentation, colons and quotes here and just above."
@@ -300,7 +303,8 @@ BAD = {
     ),
     "an unknown assignee": (
         action("task: {text: A, assign_to: Ann}"),
-        "line 4: actions.ping.task.assign_to must be owner (of the deal) or a Kommo user's id, not 'Ann'.",
+        "line 4: actions.ping.task.assign_to must be owner (of the deal), a Kommo user's id, or one of them for "
+        "each pipeline's id, not 'Ann'.",
     ),
     "a field by name": (
         action("field: {id: Status, value: A}"),

@@ -41,7 +41,7 @@ SEED = 20_260_105
 DEALS, CHANGES = 50, 40
 CLICK_EVERY = 4  # of the changes of a deal that has clicks
 SPEED = 10  # of the clock: what the vendors ask us to wait passes so much faster
-WITHIN_SECONDS = 100.0  # on a busy machine; alone it takes a fifth of that
+WITHIN_SECONDS = 400.0  # on a busy machine; alone it takes a tenth of that
 AT_ONCE = 5  # of each deal's changes come in one webhook
 FIRST_STATUS = 1000
 OWED = "SELECT 1 FROM jobs WHERE state = 'pending' LIMIT 1"
@@ -248,14 +248,15 @@ def running(database_url: str, town: Town, rules: Rules, clock: Clock, plot: Plo
     made.close()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.alone
+@pytest.mark.timeout(500)
 def test_all_changes_arrive_once_and_in_order_and_only_the_refused_ones_are_dead(
     running: Dispatcher, database_url: str, town: Town, plot: Plot
 ) -> None:
     deals = list(plot.emails)
     for start, some in itertools.product(range(0, CHANGES, AT_ONCE), (deals[:25], deals[25:])):
         events = [plot.event((deal, number)) for deal in some for number in range(start, start + AT_ONCE)]
-        running.record(WEBHOOK, [(event, None) for event in events], seconds=10)
+        running.record(WEBHOOK, [(event, None) for event in events], seconds=60)
 
     eventually(lambda: not run_sql(database_url, OWED), WITHIN_SECONDS)
 

@@ -48,7 +48,7 @@ def test_a_worker_carries_out_what_a_stopped_web_process_left(
     with worker(env, log) as process:
         eventually(lambda: rows(env, "SELECT count(*) FROM jobs WHERE state = 'done'") == [(9,)])
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
     found = arrived(town)
     assert sorted(event["email"] for event in found["encharge_events"]) == sorted(deals.values())
@@ -60,6 +60,7 @@ def test_a_worker_carries_out_what_a_stopped_web_process_left(
 def test_a_worker_beside_the_web_process_does_nothing_twice(
     service: Service, town: Town, env: dict[str, str], tmp_path: Path
 ) -> None:
+    town.kommo.switch(rate=10)  # on a busy machine, the calls of two seconds bunch up on their way
     deals = add_deals(town, 10)
     with worker(env, tmp_path / "work.log"):
         eventually(lambda: "Carrying out jobs." in (tmp_path / "work.log").read_text())
@@ -80,7 +81,7 @@ def test_the_command_has_help(env: dict[str, str]) -> None:
         env={"PATH": os.environ["PATH"], **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

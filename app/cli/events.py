@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from app.cli.options import make_search, search_options
+from app.cli.options import as_time, echo_json, make_search, search_options
 from app.events import State
 from app.journal import EventStory, JobStory, Journal
 from app.journal.history import RETURNABLE
@@ -42,7 +40,7 @@ def _events(journal: Journal) -> click.Command:
         found = journal.find(make_search(ids, limit, **options))
         if as_json:
             for story in found:
-                click.echo(json.dumps(asdict(story), ensure_ascii=False))
+                echo_json(asdict(story))
         else:
             _print(found)
 
@@ -97,7 +95,7 @@ def _purge(journal: Journal, retention: float) -> click.Command:
         """
         before = time.time() - (retention if days is None else days * 86400.0)
         if not yes:
-            click.confirm(f"Forget what was finished and received before {_time(before)}?", abort=True)
+            click.confirm(f"Forget what was finished and received before {as_time(before)}?", abort=True)
         count = 0
         while some := journal.purge(before):
             count += some
@@ -118,15 +116,12 @@ def _print(found: Sequence[EventStory]) -> None:
     click.echo(ROW.format("event", "received (UTC)", "source", "kind", "of", "jobs"))
     for story in found:
         jobs = ", ".join(_job(job) for job in story.jobs)
-        click.echo(ROW.format(story.id, _time(story.received_at), story.source, story.kind, story.order_key, jobs))
+        received = as_time(story.received_at)
+        click.echo(ROW.format(story.id, received, story.source, story.kind, story.order_key, jobs))
 
 
 def _job(job: JobStory) -> str:
     words = f"{job.lane} {job.state}"
     if job.state == State.PENDING:
-        words += f" until {_time(job.due_at)}" if job.due_at > time.time() else ""
+        words += f" until {as_time(job.due_at)}" if job.due_at > time.time() else ""
     return f"{words} ({job.reason})" if job.reason else words
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

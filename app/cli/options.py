@@ -1,10 +1,11 @@
-"""Options that several commands share."""
+"""What several commands share: options, and how they print."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -32,6 +33,16 @@ class Moment(click.ParamType[float]):
         except ValueError:
             self.fail(f"{value!r} is neither like 30m, 6h or 2d (ago) nor an ISO date.", param, ctx)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def echo_json(told: Mapping[str, Any]) -> None:
+    """Print a JSON object on a line of its own."""
+    click.echo(json.dumps(told, ensure_ascii=False))
+
+
+def as_time(seconds: float) -> str:
+    """Return Unix seconds as people read them, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def search_options(command: Command) -> Command:

@@ -6,13 +6,23 @@ copied article tells: Bearer, nested fields, `POST /events`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from app.clients.http import Http, Refusal
+from app.addresses import clean_email
+from app.clients.errors import ApiError, Fault
+from app.clients.http import Http, Refusal, understanding
+from app.clients.people import PEOPLE_A_READ, found_person
+from app.events import FoundPerson
 
 PEOPLE_A_CALL = 100  # Encharge documents no limit
+PERSON_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+LEAD_ID = "kommo_lead_id"
+ACTIVITY_LISTS = ("activity", "activities", "items")
+MILLISECONDS = 1e11  # a number from here on is no time in seconds: they would be in the year 5138
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,36 @@ class Person:
     first_name: str
     last_name: str
     fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """A broadcast with its totals: people, each counted once. None: Encharge does not say it.
+
+    Times are Unix seconds; `counted_at` is when Encharge counted last.
+    """
+
+    id: int
+    name: str
+    status: str  # draft, scheduled, sending, sent, ab-testing, ab-test-sending-winner, canceled, failed
+    sent_at: float | None = None  # or when it is to be sent
+    entered: int | None = None
+    delivered: int | None = None
+    opened: int | None = None
+    clicked: int | None = None
+    bounced: int | None = None
+    unsubscribed: int | None = None
+    counted_at: float | None = None
+
+
+@dataclass(frozen=True)
+class BroadcastActivity:
+    """Something that a person did with a broadcast; `at` in Unix seconds. Empty or None: it is not said."""
+
+    email: str | None
+    event: str  # in Encharge's words
+    link: str = ""
+    at: float | None = None
 
 
 class EnchargeClient:
@@ -59,6 +99,42 @@ class EnchargeClient:
         """Put a tag on a person, who must exist."""
         self._http.post("/tags", {"tag": tag, "email": email})
 
+    def find_people(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
+        """Return the people with these ids of Encharge's; unknown ones are missing."""
+        # Reference: https://app-encharge-resources.s3.amazonaws.com/redoc.html, GET /people. Ids are UUIDs there;
+        # what it makes of other words is not documented.
+        wanted = [person_id for person_id in dict.fromkeys(ids) if PERSON_ID.fullmatch(person_id)]
+        found: dict[str, FoundPerson] = {}
+        for start in range(0, len(wanted), PEOPLE_A_READ):
+            found |= self._find(wanted[start : start + PEOPLE_A_READ])
+        return found
+
+    def _find(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
+        try:
+            with understanding("Encharge", "GET /people"):
+                users = self._http.get("/people", [(f"people[{n}][id]", one) for n, one in enumerate(ids)])["users"]
+                return {user["id"]: _found(user) for user in users}
+        except ApiError as error:
+            # Unknown people are left out, or the answer is a 404: the documentation does not say which. If one of
+            # many made it a 404, the others are found by halves.
+            if error.status != 404 or error.fault != Fault.REFUSED:
+                raise
+        if len(ids) == 1:
+            return {}
+        half = len(ids) // 2
+        return self._find(ids[:half]) | self._find(ids[half:])
+
+    def broadcasts(self) -> list[Broadcast]:
+        """Return the broadcasts with their totals, as Encharge lists them."""
+        # Encharge documents the shape of a broadcast and not this call:
+        # https://app-encharge-resources.s3.amazonaws.com/redoc.html
+        with understanding("Encharge", "GET /broadcasts"):
+            return [_broadcast(item) for item in self._http.get("/broadcasts")["items"]]
+
+    def broadcast_activity(self, broadcast_id: int) -> list[BroadcastActivity] | None:
+        """Return who did what with a broadcast; None: the documented API has only totals."""
+        return None
+
 
 class ArticleEnchargeClient(EnchargeClient):
     """The same calls in the article's dialect."""
@@ -76,11 +152,72 @@ class ArticleEnchargeClient(EnchargeClient):
         """Record an event of a person."""
         self._http.post("/events", {"name": event, "email": email, "properties": dict(properties)})
 
+    def broadcast_activity(self, broadcast_id: int) -> list[BroadcastActivity] | None:
+        """Return who did what with a broadcast, as Encharge lists it."""
+        path = f"/broadcasts/{broadcast_id}/activity"
+        with understanding("Encharge", f"GET {path}"):
+            answer = self._http.get(path)
+            if isinstance(answer, dict):
+                # The article shows the call and not its answer.
+                answer = next((answer[name] for name in ACTIVITY_LISTS if name in answer), None)
+            return [_activity(item) for item in answer]
+
 
 def _names(person: Person) -> dict[str, str]:
     """Return who the person is; an empty name is left out, since an upsert overwrites with what it is given."""
     names = {"email": person.email, "firstName": person.first_name, "lastName": person.last_name}
     return {key: value for key, value in names.items() if value}
+
+
+def _found(user: Mapping[str, Any]) -> FoundPerson:
+    """Return a person; custom fields stand beside the email, or below `data`."""
+    data = user.get("data")
+    below = data.get(LEAD_ID) if isinstance(data, dict) else None
+    return found_person(user.get("email"), user.get(LEAD_ID), below)
+
+
+def _broadcast(item: Mapping[str, Any]) -> Broadcast:
+    metric = item.get("cachedMetric") or {}
+    totals = metric.get("data") or {}
+    return Broadcast(
+        id=int(item["id"]),
+        name=str(item.get("name") or ""),
+        status=str(item.get("status") or ""),
+        sent_at=_time(item.get("sendAt")),
+        entered=_count(item.get("peopleEntered")),
+        delivered=_count(totals.get("delivered")),
+        opened=_count(totals.get("open")),
+        clicked=_count(totals.get("click")),
+        bounced=_count(totals.get("bounce")),
+        unsubscribed=_count(totals.get("unsubscribe")),
+        counted_at=_time(metric.get("updatedAt")),
+    )
+
+
+def _activity(item: Mapping[str, Any]) -> BroadcastActivity:
+    """Read one entry under the names that are usual at Encharge."""
+    return BroadcastActivity(
+        email=clean_email(str(item.get("email") or "")),
+        event=str(item.get("event") or item.get("name") or item.get("type") or ""),
+        link=str(item.get("link") or item.get("url") or ""),
+        at=_time(item.get("at") or item.get("timestamp") or item.get("createdAt")),
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _time(value: object) -> float | None:
+    """Return Unix seconds: Encharge writes ISO 8601, or milliseconds; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value / 1000 if value >= MILLISECONDS else float(value)
+        return seconds if 0 < seconds < MILLISECONDS else None
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _explain(body: Any) -> Refusal:

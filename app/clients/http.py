@@ -81,21 +81,31 @@ class Http:
 
     def get(self, path: str, query: Sequence[tuple[str, str | int]] = ()) -> Any:
         """Return the parsed answer of a GET, or None for 204."""
-        return self._request("GET", path, query)
+        return self._request("GET", path, query, writes=False)
 
     def post(self, path: str, body: object) -> Any:
         """Post JSON and return the parsed answer, or None if there is none."""
         return self._request("POST", path, body=body)
+
+    def ask(self, path: str, body: object) -> Any:
+        """Post JSON that only asks: nothing is written by it, so it needs no leave to write."""
+        return self._request("POST", path, body=body, writes=False)
 
     def patch(self, path: str, body: object) -> Any:
         """Patch with JSON and return the parsed answer, or None if there is none."""
         return self._request("PATCH", path, body=body)
 
     def _request(
-        self, method: str, path: str, query: Sequence[tuple[str, str | int]] = (), body: object = None
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str | int]] = (),
+        body: object = None,
+        *,
+        writes: bool = True,
     ) -> Any:
         self._throttle()
-        if method != "GET" and not self._may_write():
+        if writes and not self._may_write():
             raise ApiError(
                 f"{self.vendor}: {method} {path} was not sent: another process may have taken over",
                 fault=Fault.OURS,

@@ -29,20 +29,21 @@ class NewTask:
 
 @dataclass(frozen=True)
 class NewNote:
-    """A plain note on a deal."""
+    """A plain note on a deal or a contact."""
 
-    lead_id: int
+    entity_id: int
     text: str
 
 
 @dataclass(frozen=True)
 class Written:
-    """A task or a note that stands on a deal; `created_at` in Unix seconds."""
+    """A task or a note that stands on a deal or a contact; `created_at` in Unix seconds; `open`: not completed."""
 
     id: int
-    lead_id: int
+    entity_id: int
     text: str
     created_at: float
+    open: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,13 @@ class KommoClient:
         ]
         return self._add("tasks", "tasks", items)
 
-    def add_notes(self, notes: Sequence[NewNote]) -> list[int]:
-        """Add plain notes to deals; return their ids, in order (0 if Kommo does not say it)."""
+    def add_notes(self, notes: Sequence[NewNote], on: str = "leads") -> list[int]:
+        """Add plain notes to deals (or `contacts`); return their ids, in order (0 if Kommo does not say it)."""
         # Reference: https://developers.kommo.com/reference/add-notes
         items = [
-            {"entity_id": note.lead_id, "note_type": "common", "params": {"text": note.text}} for note in notes
+            {"entity_id": note.entity_id, "note_type": "common", "params": {"text": note.text}} for note in notes
         ]
-        return self._add("leads/notes", "notes", items)
+        return self._add(f"{on}/notes", "notes", items)
 
     def tasks_of(self, lead_ids: Sequence[int]) -> list[Written]:
         """Return the tasks of deals, open and completed, oldest first."""
@@ -135,20 +136,46 @@ class KommoClient:
             filters = [("filter[entity_id][]", lead_id) for lead_id in lead_ids[start : start + FILTERED]]
             query: list[tuple[str, str | int]] = [("filter[entity_type]", "leads"), *filters, ("limit", PAGE)]
             with understanding("Kommo", "GET /tasks"):
-                written += [_written(body, body.get("text")) for body in self._pages("tasks", query)]
+                written += [_task(body) for body in self._pages("tasks", query)]
         return sorted(written, key=lambda entry: entry.id)
 
-    def notes_of(self, lead_ids: Sequence[int]) -> list[Written]:
-        """Return the plain notes of deals, oldest first: a call for each deal."""
+    def notes_of(self, entity_ids: Sequence[int], on: str = "leads") -> list[Written]:
+        """Return the plain notes of deals (or `contacts`), oldest first: a call for each."""
         # Reference: https://developers.kommo.com/reference/notes-by-entity-id
         with understanding("Kommo", "GET /notes"):
             written = [
-                _written(body, (body.get("params") or {}).get("text"))
-                for lead_id in lead_ids
-                for body in self._pages("notes", [("limit", PAGE)], path=f"/leads/{lead_id}/notes")
+                _note(body)
+                for entity_id in entity_ids
+                for body in self._pages("notes", [("limit", PAGE)], path=f"/{on}/{entity_id}/notes")
                 if body.get("note_type") == "common"
             ]
         return sorted(written, key=lambda entry: entry.id)
+
+    def tasks(self, ids: Iterable[int]) -> dict[int, Written]:
+        """Return the tasks with these ids; unknown ones are missing."""
+        with understanding("Kommo", "GET /tasks"):
+            return {entry.id: entry for entry in map(_task, self._by_id("tasks", ids))}
+
+    def notes(self, ids: Iterable[int], on: str = "leads") -> dict[int, Written]:
+        """Return the notes with these ids of deals (or `contacts`); unknown ones are missing."""
+        # Reference: https://www.kommo.com/developers/content/api_v4/events-and-notes
+        with understanding("Kommo", "GET /notes"):
+            found = self._by_id("notes", ids, path=f"/{on}/notes")
+            return {entry.id: entry for entry in map(_note, found)}
+
+    def update_tasks(self, texts: Mapping[int, str]) -> None:
+        """Give tasks other texts, by id."""
+        # Reference: https://developers.kommo.com/reference/edit-task; an array, as for every other entity, in
+        # Kommo's own library: https://github.com/amocrm/amocrm-api-php
+        self._http.patch("/tasks", [{"id": task_id, "text": text} for task_id, text in texts.items()])
+
+    def update_notes(self, texts: Mapping[int, str], on: str = "leads") -> None:
+        """Give plain notes of deals (or `contacts`) other texts, by id."""
+        # Reference: as for tasks.
+        items = [
+            {"id": note_id, "note_type": "common", "params": {"text": text}} for note_id, text in texts.items()
+        ]
+        self._http.patch(f"/{on}/notes", items)
 
     def update_leads(self, changes: Sequence[Change]) -> None:
         """Change deals."""
@@ -160,12 +187,15 @@ class KommoClient:
         # Reference: https://developers.kommo.com/reference/update-contact
         self._http.patch("/contacts", [_change(change) for change in changes])
 
-    def _by_id(self, entity: str, ids: Iterable[int], *query: tuple[str, str | int]) -> Iterator[dict[str, Any]]:
+    def _by_id(
+        self, entity: str, ids: Iterable[int], *query: tuple[str, str | int], path: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         wanted = sorted(set(ids))
+        path = path or f"/{entity}"
         if len(wanted) == 1:
             # A read by id also finds what lists leave out: deals that are still incoming.
             try:
-                found = self._http.get(f"/{entity}/{wanted[0]}", query)
+                found = self._http.get(f"{path}/{wanted[0]}", query)
             except ApiError as error:
                 # Unknown here, or the account has moved: the list, below, tells the one from the other.
                 if error.status != HTTPStatus.NOT_FOUND:
@@ -175,7 +205,7 @@ class KommoClient:
                 return
         for start in range(0, len(wanted), PAGE):
             filters = [("filter[id][]", wanted_id) for wanted_id in wanted[start : start + PAGE]]
-            yield from self._pages(entity, [*filters, *query, ("limit", PAGE)])
+            yield from self._pages(entity, [*filters, *query, ("limit", PAGE)], path)
 
     def _pages(
         self, entity: str, query: Sequence[tuple[str, str | int]], path: str | None = None
@@ -229,8 +259,14 @@ def _change(change: Change) -> dict[str, Any]:
     return body
 
 
-def _written(body: dict[str, Any], text: Any) -> Written:
-    return Written(body["id"], body["entity_id"], str(text or ""), body.get("created_at") or 0)
+def _task(body: dict[str, Any]) -> Written:
+    is_open = not body.get("is_completed")
+    return Written(body["id"], body["entity_id"], body.get("text") or "", body.get("created_at") or 0, is_open)
+
+
+def _note(body: dict[str, Any]) -> Written:
+    text = (body.get("params") or {}).get("text") or ""
+    return Written(body["id"], body["entity_id"], text, body.get("created_at") or 0)
 
 
 def _embedded(entity: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from app.clients.http import Http, Refusal
+from app.clients.http import Http, Refusal, understanding
+from app.clients.people import PEOPLE_A_READ, found_person
+from app.events import FoundPerson
 
 ACTIVITIES_A_CALL = 100  # https://help.ortto.com/a-235-rate-limits
-MERGE_BY = ["str::email"]
+EMAIL, LEAD_ID = "str::email", "str:cm:kommo-lead-id"
+MERGE_BY = [EMAIL]
+PERSON_ID = re.compile(r"[0-9a-f]{24}", re.IGNORECASE)
 REFUSALS = ("invalid", "suppressed")
 OVERWRITE = 2  # merge_strategy: what is sent wins, what is not sent stays
 
@@ -46,7 +51,7 @@ class OrttoClient:
         items = [
             {
                 "activity_id": activity.activity_id,
-                "fields": {"str::email": activity.email, **activity.fields},
+                "fields": {EMAIL: activity.email, **activity.fields},
                 "attributes": dict(activity.attributes),
                 "key": activity.key,
                 "created": datetime.fromtimestamp(activity.created_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -59,6 +64,21 @@ class OrttoClient:
         if not isinstance(said, list) or len(said) != len(items):
             return [""] * len(items)  # taken; nothing is said of the single ones
         return [_refusal(item) for item in said]
+
+    def find_people(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
+        """Return the people with these ids of Ortto's; unknown ones are missing."""
+        # Recorded by https://github.com/phpdevkits/ortto-sdk: `contacts` is an object by id. A single id that is
+        # none makes Ortto refuse the whole call.
+        wanted = [person_id for person_id in dict.fromkeys(ids) if PERSON_ID.fullmatch(person_id)]
+        found: dict[str, FoundPerson] = {}
+        for start in range(0, len(wanted), PEOPLE_A_READ):
+            body = {"contact_ids": wanted[start : start + PEOPLE_A_READ], "fields": [EMAIL, LEAD_ID]}
+            with understanding("Ortto", "POST /person/get-by-ids"):
+                contacts = self._http.ask("/person/get-by-ids", body)["contacts"] or {}
+                for person_id, contact in contacts.items():
+                    fields = contact["fields"]
+                    found[person_id] = found_person(fields.get(EMAIL), fields.get(LEAD_ID))
+        return found
 
 
 def _refusal(item: Any) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from app.clients.errors import ApiError, Fault
-from app.events import HELD, Job, Outcome, Step
+from app.events import HELD, Job, Outcome, Seen, Source, Step
 
 Result = Outcome | ApiError
 Item = TypeVar("Item")
@@ -28,15 +28,28 @@ class StepStore(Protocol):
     def notes_of(self, order_key: str) -> set[str]:
         """Return what vendors said of all finished steps of a key."""
 
+    def remember(self, people: Mapping[int, str], batch: Sequence[Job], *, moments: float) -> dict[int, Seen]:
+        """Return what the person of each job had done before, by job id; `people`: who it is, by job id."""
+
+    def unsubscribed(self, emails: Collection[str]) -> dict[str, tuple[Source, ...]]:
+        """Return the platforms at which addresses are unsubscribed."""
+
+    def made_under(self, scopes: Collection[str]) -> dict[str, str]:
+        """Return what Kommo said of the task or note that was made under each scope."""
+
+    def made_by(self, event_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
+        """Return what Kommo said of each finished step of events."""
+
 
 class Ledger:
     """The steps of a batch: begun before they are taken, ticked off after, each change on disk at once.
 
     A step that was begun but not ticked off may have happened: the process died, or no answer came.
+    `store`: the journal, for what flows remember from batch to batch.
     """
 
     def __init__(self, store: StepStore, batch: Sequence[Job]) -> None:
-        self._store = store
+        self.store = store
         self._steps = {job.id: dict(job.steps) for job in batch}
 
     def finished(self, job: Job, step: str) -> bool:
@@ -69,25 +82,13 @@ class Ledger:
         for job, name in steps:
             self._steps[job.id].pop(name, None)
         if steps:
-            self._store.write_steps({job.id: self._steps[job.id] for job, _ in steps})
-
-    def notes_of(self, order_key: str) -> set[str]:
-        """Return what vendors said of all finished steps of a key, in all its jobs."""
-        return self._store.notes_of(order_key)
-
-    def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
-        """Claim a cooldown for a job; False if another job holds it."""
-        return self._store.claim_cooldown(key, job, seconds, now=now)
-
-    def free_cooldown(self, key: str, job: Job) -> None:
-        """Give back a cooldown that a job claimed for nothing."""
-        self._store.free_cooldown(key, job)
+            self.store.write_steps({job.id: self._steps[job.id] for job, _ in steps})
 
     def _write(self, taken: Sequence[tuple[Job, str, Step]]) -> set[int]:
         for job, name, step in taken:
             self._steps[job.id][name] = step
         ids = {job.id for job, _, _ in taken}
-        return self._store.write_steps({job_id: self._steps[job_id] for job_id in ids}) if ids else set()
+        return self.store.write_steps({job_id: self._steps[job_id] for job_id in ids}) if ids else set()
 
 
 class Flow(Protocol):

@@ -24,7 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.journal.tables import cooldowns, events, jobs, lanes, webhooks
+from app.events import Kind
+from app.journal.tables import consents, cooldowns, events, jobs, lanes, sightings, webhooks
 
 # Spelled out, not bound: SQLite uses a partial index only for a literal condition.
 PENDING: ColumnElement[str] = literal_column("'pending'")
@@ -149,6 +150,44 @@ DUE_AT_ONCE = (
 # Takes the write lock and changes nothing.
 TOUCH = delete(cooldowns).where(cooldowns.c.key == "")
 
+# -- what people did before --
+
+SIGHTING = select(sightings).where(sightings.c.event_id == bindparam("event_id_"))
+SIGHTED = select(sightings.c.event_id).where(sightings.c.event_id.in_(bindparam("event_ids", expanding=True)))
+_acts = sightings.c.kind.in_([Kind.EMAIL_OPENED.value, Kind.EMAIL_CLICKED.value])
+_before = and_(sightings.c.who == bindparam("who_"), sightings.c.id < bindparam("id_"))
+SEEN_BEFORE = (
+    select(sightings.c.id)
+    .where(_before, sightings.c.kind == bindparam("kind_"), sightings.c.campaign == bindparam("campaign_"))
+    .limit(1)
+)
+LAST_ACT = select(func.max(sightings.c.at)).where(_before, _acts)
+PARTNER = (
+    select(sightings.c.event_id, sightings.c.kind)
+    .where(
+        _before,
+        _acts,
+        sightings.c.campaign == bindparam("campaign_"),
+        sightings.c.kind != bindparam("kind_"),
+        sightings.c.at.between(bindparam("from_"), bindparam("to_")),
+    )
+    .order_by(sightings.c.id.desc())
+    .limit(1)
+)
+UNSUBSCRIBED = (
+    select(consents.c.email, consents.c.source)
+    .where(consents.c.email.in_(bindparam("emails", expanding=True)), consents.c.unsubscribed == 1)
+    .order_by(consents.c.source)
+)
+# What a cooldown's holder made of the action that claimed it stands in the ledger of its job.
+HOLDERS = select(cooldowns.c.key, cooldowns.c.holder).where(
+    cooldowns.c.key.in_(bindparam("keys", expanding=True)), cooldowns.c.holder.like("job:%")
+)
+LEDGERS = select(jobs.c.id, jobs.c.plan, jobs.c.steps).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
+LEDGERS_OF_EVENTS = select(jobs.c.event_id, jobs.c.steps).where(
+    jobs.c.event_id.in_(bindparam("event_ids", expanding=True)), jobs.c.lane == bindparam("lane_")
+)
+
 # -- vendors --
 
 END_PAUSES = update(lanes).where(lanes.c.paused_until > bindparam("until_")).values(paused_until=now())
@@ -174,6 +213,15 @@ class Upserts:
             set_={"holder": claim.excluded.holder, "until": claim.excluded.until},
             where=or_(cooldowns.c.until <= now(), cooldowns.c.holder == claim.excluded.holder),
         ).returning(cooldowns.c.key)
+        self.sight: Executable = add(sightings).on_conflict_do_nothing(index_elements=[sightings.c.event_id])
+        said = add(consents)
+        new, old = said.excluded, consents.c
+        self.set_consent: Executable = said.on_conflict_do_update(
+            index_elements=[consents.c.email, consents.c.source],
+            set_={"unsubscribed": new.unsubscribed, "at": new.at, "event_id": new.event_id},
+            # The latest counts, whenever it comes; of two at the same time the stricter.
+            where=or_(new.at > old.at, and_(new.at == old.at, new.unsubscribed > old.unsubscribed)),
+        )
         pause = add(lanes)
         self.pause: Executable = pause.on_conflict_do_update(
             index_elements=[lanes.c.vendor],

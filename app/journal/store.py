@@ -6,15 +6,15 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from app.events import Event, Job, Lane, Outcome, State, Step, Webhook
-from app.journal import history, schema
+from app.events import EmailActivity, Event, Job, Lane, Outcome, Seen, Source, State, Step, Webhook
+from app.journal import history, memory, schema
 from app.journal import statements as sql
 from app.journal.errors import JournalError, words
 from app.journal.history import EventStory, Search
@@ -28,13 +28,14 @@ from app.journal.rows import (
     steps_text,
     webhook_row,
 )
-from app.journal.tables import cooldowns, events, jobs, webhooks
+from app.journal.tables import cooldowns, events, jobs, sightings, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
 
 LEASE_SECONDS = 60.0
 BOOKED_AHEAD_SECONDS = 60.0
 FAR_AHEAD = 1e12  # later than any time
 PURGE_LIMIT = 5_000  # events a transaction
+MEMORY_SECONDS = 365 * 86400.0  # for how long beyond events what people did is remembered
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ class Journal:
                     webhook_id = connection.execute(sql.ADD_WEBHOOK, webhook_row(webhook, now)).scalar_one()
                 event_id = self._add_event(connection, event, webhook_id, now)
                 connection.execute(sql.ADD_JOB, first_job_row(event_id, event.order_key, refusal, now))
-                recorded.append(Recorded(replace(event, id=event_id, received_at=now), refused=refusal or ""))
+                kept = replace(event, id=event_id, received_at=now)
+                memory.remember(connection, self._upserts, kept, _address(event), now)
+                recorded.append(Recorded(kept, refused=refusal or ""))
             return recorded
 
         return self._writer.run("record", work, committed=committed, seconds=seconds)
@@ -215,6 +218,46 @@ class Journal:
         """Return what vendors said of all finished steps of a key, in all its jobs."""
         rows = self._read(lambda connection: connection.scalars(sql.STEPS_OF_KEY, {"order_key_": order_key}).all())
         return {step.note for row in rows for step in read_steps(row).values() if step.note}
+
+    # -- what people did before --
+
+    def remember(self, people: Mapping[int, str], batch: Sequence[Job], *, moments: float) -> dict[int, Seen]:
+        """Return what the person of each job had done before, by job id; `people`: who it is, by job id.
+
+        Whoever was not known yet when the event was written down is noted now. An open and a click within
+        `moments` seconds are partners.
+        """
+        ids = {job.event.id for job in batch}
+        known = set(self._read(lambda connection: connection.scalars(sql.SIGHTED, {"event_ids": list(ids)}).all()))
+        new = [job for job in batch if job.event.id not in known and people.get(job.id)]
+
+        def note(connection: Connection) -> None:
+            for job in new:
+                memory.remember(connection, self._upserts, job.event, people[job.id], job.event.received_at)
+
+        if new:
+            self._writer.run("remember", note)
+        found: dict[int, Seen] = self._read(
+            lambda connection: {job.id: memory.seen(connection, job.event.id, moments) for job in batch}
+        )
+        return found
+
+    def unsubscribed(self, emails: Collection[str]) -> dict[str, tuple[Source, ...]]:
+        """Return the platforms at which addresses are unsubscribed; addresses that are nowhere so are missing."""
+        found: dict[str, tuple[Source, ...]] = self._read(
+            lambda connection: memory.unsubscribed(connection, emails)
+        )
+        return found
+
+    def made_under(self, scopes: Collection[str]) -> dict[str, str]:
+        """Return what Kommo said of the task or note that was made under each scope: its id, if it said so."""
+        found: dict[str, str] = self._read(lambda connection: memory.made_under(connection, scopes))
+        return found
+
+    def made_by(self, event_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
+        """Return what Kommo said of each finished step of events, by event id and step."""
+        found: dict[int, Mapping[str, str]] = self._read(lambda connection: memory.made_by(connection, event_ids))
+        return found
 
     def release(self, held: Iterable[Job]) -> None:
         """Let go of jobs that are not carried out any more, so that nobody waits for their leases to end."""
@@ -317,6 +360,7 @@ class Journal:
                 )
             )
             connection.execute(delete(cooldowns).where(cooldowns.c.until < before))
+            connection.execute(delete(sightings).where(sightings.c.at < before - MEMORY_SECONDS))
             return len(ids)
 
         return self._writer.run("purge", work)
@@ -359,6 +403,10 @@ class Journal:
         for owed in outcome.owed:
             connection.execute(sql.ADD_JOB, job_row(job.event.id, owed, now))
         return True
+
+
+def _address(event: Event) -> str:
+    return (isinstance(event.data, EmailActivity) and event.data.email) or ""
 
 
 def _holder(job: Job) -> str:

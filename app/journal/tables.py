@@ -91,6 +91,32 @@ cooldowns = Table(
     Column("until", Double, nullable=False),
 )
 
+# One row for each email activity of a person, in the order of receipt: what is the first of its kind, and when they
+# last did something, is asked long after the events themselves are forgotten.
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("event_id", Id, nullable=False, unique=True),
+    Column("who", Text, nullable=False),  # the email address, or what stands for a person without one
+    Column("kind", Text, nullable=False),
+    Column("campaign", Text, nullable=False),
+    Column("at", Double, nullable=False),
+)
+Index("sightings_of_person", sightings.c.who, sightings.c.id)
+Index("sightings_by_age", sightings.c.at)
+
+# The latest that each platform said of an address. It is never forgotten: a person who left stays so.
+consents = Table(
+    "consents",
+    metadata,
+    Column("email", Text, primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("unsubscribed", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("event_id", Id, nullable=False),
+)
+
 lanes = Table(
     "lanes",
     metadata,

@@ -24,6 +24,7 @@ from app.mapping.rows import (
     TaskRow,
     ValueRow,
     WhenRow,
+    WorkingHoursRow,
     suggestion,
 )
 
@@ -36,6 +37,7 @@ Fault = tuple[Place, str]
 # What stands at a path of the file, its second part (an index, or an action's name) left out.
 ROWS: dict[Place, type[Row]] = {
     (): MappingRows,
+    ("working_hours",): WorkingHoursRow,
     ("stages",): StageRow,
     ("stage_events",): StageEventsRow,
     ("fields",): FieldRow,
@@ -251,8 +253,17 @@ def _contradictions(rows: MappingRows, variables: Collection[str], tree: _Tree) 
             if name not in rows.actions:
                 place = ("rules", index, "do", position)
                 yield place, f"names no action: {name!r}{suggestion(name, rows.actions)}"
+        yield from _unknown_stages(rows, index)
     for name, action in rows.actions.items():
         yield from _action_faults(name, action, variables)
+
+
+def _unknown_stages(rows: MappingRows, index: int) -> Iterator[Fault]:
+    names = {row.stage for row in rows.stages}
+    for position, name in enumerate(rows.rules[index].when.stage or []):
+        if isinstance(name, str) and name not in names:
+            place = ("rules", index, "when", "stage", position)
+            yield place, f"names no stage: {name!r}{suggestion(name, sorted(names))}"
 
 
 def _stage_words(row: StageRow) -> str:

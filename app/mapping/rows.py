@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -15,15 +16,21 @@ PLACEHOLDERS = (
     "email",
     "name",
     "first_name",
+    "last_name",
     "campaign",
+    "subject",
     "link",
     "event",
     "did",
     "platform",
     "source",
+    "time",
     "lead",
     "lead_id",
+    "price",
+    "stage",
 )
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ACTION_KINDS = ("task", "note", "field", "tag", "untag")
 EMAIL_SOURCES = (Source.ENCHARGE.value, Source.ORTTO.value)
 EMAIL_KINDS = tuple(kind.value for kind in Kind if kind not in (Kind.STAGE_CHANGED, Kind.OTHER))
@@ -87,12 +94,24 @@ def _activity_id(value: object) -> object:
     raise ValueError("must be an activity's id like act:cm:crm-stage-changed, or false for not to Ortto")
 
 
+def placeholders(template: str) -> list[str]:
+    """Return what stands in braces in a template."""
+    return re.findall(r"\{([^{}]*)\}", template)
+
+
+def is_kommo_value(name: str) -> bool:
+    """Say whether a name is that of a value of Kommo: lead.price, company.name, or a field's."""
+    entity, _, key = name.partition(".")
+    if not re.fullmatch(r"(lead|contact|company)\.[A-Za-z0-9_]+", name):
+        return False
+    return key not in ("name", "price") or (entity, key) in (("lead", "price"), ("company", "name"))
+
+
 def _kommo_source(value: str) -> str:
-    if re.fullmatch(r"(lead|contact|company)\.[A-Za-z0-9_]+", value):
-        entity, _, key = value.partition(".")
-        if key not in ("name", "price") or value in ("lead.price", "company.name"):
-            return value
-        raise ValueError(f"cannot be {value!r}: {entity} takes a field's code or id there")
+    if is_kommo_value(value):
+        return value
+    if re.fullmatch(r"(lead|contact|company)\.(name|price)", value):
+        raise ValueError(f"cannot be {value!r}: {value.partition('.')[0]} takes a field's code or id there")
     raise ValueError(
         f"cannot be {value!r}: write lead.price, company.name, "
         "or lead., contact. or company. with a field's code or id"
@@ -138,8 +157,8 @@ def _not_empty(value: list[str]) -> list[str]:
 
 
 def _template(value: str) -> str:
-    for name in re.findall(r"\{([^{}]*)\}", value):
-        if name not in PLACEHOLDERS:
+    for name in placeholders(value):
+        if name not in PLACEHOLDERS and not is_kommo_value(name):
             raise ValueError(f"has an unknown placeholder {{{name}}}{suggestion(name, PLACEHOLDERS)}")
     if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", value)):
         raise ValueError("has a brace without its partner: placeholders look like {email}")
@@ -168,10 +187,64 @@ def _due(value: int) -> int:
     return value
 
 
+def _minute(value: object) -> object:
+    """Return the minute of the day that a time like 09:30 says."""
+    found = re.fullmatch(r"([01]?[0-9]|2[0-4]):([0-5][0-9])", str(value))
+    minute = int(found[1]) * 60 + int(found[2]) if found else -1
+    if not 0 <= minute <= 24 * 60:
+        raise ValueError(f"must be a time of the day like 09:30, not {value!r}")
+    return minute
+
+
+def _days(value: object) -> object:
+    """Return the days that `mon-fri`, or a list of days, says."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not words:
+        raise ValueError("must be days like mon-fri, or a list like [mon, wed]")
+    days: list[int] = []
+    for word in words:
+        first, _, last = str(word).lower().partition("-")
+        for day in (first, last or first):
+            if day not in DAYS:
+                raise ValueError(f"has a day we do not know, {day!r}{suggestion(day, DAYS)}")
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        days += range(begin, end + 1) if begin <= end else [*range(begin, 7), *range(end + 1)]
+    return sorted(set(days))
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        near = suggestion(value, sorted(available_timezones())) if len(value) < 50 else ""
+        near = near if "did you mean" in near else ""
+        raise ValueError(f"must be a time zone like Europe/Berlin, not {value!r}{near}") from None
+    return value
+
+
 def _assignee(value: object) -> object:
-    if value == "owner" or (type(value) is int and value > 0):
+    if isinstance(value, dict):
+        for pipeline, user in value.items():
+            if pipeline != "other" and not re.fullmatch(r"[1-9][0-9]{0,18}", str(pipeline)):
+                raise ValueError(f"has a pipeline that is neither an id nor `other`: {pipeline!r}")
+            if not _is_assignee(user):
+                raise ValueError(f"must name owner or a Kommo user's id for {pipeline}, not {user!r}")
         return value
-    raise ValueError(f"must be owner (of the deal) or a Kommo user's id, not {value!r}")
+    if _is_assignee(value):
+        return value
+    raise ValueError(
+        f"must be owner (of the deal), a Kommo user's id, or one of them for each pipeline's id, not {value!r}"
+    )
+
+
+def _is_assignee(value: object) -> bool:
+    return value == "owner" or (type(value) is int and value > 0)
+
+
+def _stage_or_status(value: object) -> object:
+    if (type(value) is int and value > 0) or (isinstance(value, str) and re.fullmatch(r"[a-z0-9_]+", value)):
+        return value
+    raise ValueError(f"must be a stage's name from stages, or a Kommo status id, not {value!r}")
 
 
 def _field_id(value: object) -> object:
@@ -186,10 +259,13 @@ Id = Annotated[int, AfterValidator(_positive)]
 Template = Annotated[Text, AfterValidator(_template)]
 TagName = Annotated[Short, AfterValidator(_no_template)]
 Seconds = Annotated[int, BeforeValidator(_seconds)]
+Minute = Annotated[int, BeforeValidator(_minute)]
 OneOrMore = [BeforeValidator(_listed), AfterValidator(_not_empty)]
 Sources = Annotated[list[Annotated[str, _one_of(EMAIL_SOURCES)]], *OneOrMore]
 Kinds = Annotated[list[Annotated[str, _one_of(EMAIL_KINDS)]], *OneOrMore]
 Words = Annotated[list[Text], *OneOrMore]
+Stages = Annotated[list[Annotated[int | str, BeforeValidator(_stage_or_status)]], *OneOrMore]
+Ids = Annotated[list[Id], *OneOrMore]
 Names = Annotated[list[Text], *OneOrMore]
 
 
@@ -240,6 +316,14 @@ class WhenRow(Row):
     source: Sources | None = None
     event: Kinds | None = None
     campaign: Words | None = None
+    subject: Words | None = None
+    link: Words | None = None
+    first: bool | None = None
+    quiet: Seconds | None = None
+    stage: Stages | None = None
+    pipeline: Ids | None = None
+    tag: Words | None = None
+    field: dict[Annotated[str, AfterValidator(_kommo_source)], Words] | None = None
 
 
 class RuleRow(Row):
@@ -254,15 +338,25 @@ class TaskRow(Row):
 
     text: Template
     due_in: Annotated[Seconds, AfterValidator(_due)] = 2 * 3600
+    due_at: Minute | None = None
     type: Id = 1
-    assign_to: Annotated[int | str, BeforeValidator(_assignee)] = "owner"
+    assign_to: Annotated[int | str | dict[str, int | str], BeforeValidator(_assignee)] = "owner"
     cooldown: Seconds = 24 * 3600
+    cooldown_for: Annotated[str, _one_of(("deal", "kind"))] = "deal"
+    within_cooldown: Annotated[str, _one_of(("nothing", "extend"))] = "nothing"
+
+    @model_validator(mode="after")
+    def _is_due_once(self) -> TaskRow:
+        if {"due_in", "due_at"} <= self.model_fields_set:
+            raise ValueError("has both due_in and due_at; delete one")
+        return self
 
 
 class NoteRow(Row):
     """A note on the deal."""
 
     text: Template
+    gather: Seconds = 0
 
 
 class ValueRow(Row):
@@ -295,10 +389,28 @@ class ActionRow(Row):
         return self
 
 
+class WorkingHoursRow(Row):
+    """When the team works: a task is due within these hours."""
+
+    days: Annotated[list[int], BeforeValidator(_days)] = [0, 1, 2, 3, 4]
+    opens: Minute = Field(alias="from")
+    closes: Minute = Field(alias="to")
+
+    @model_validator(mode="after")
+    def _is_open(self) -> WorkingHoursRow:
+        if self.opens >= self.closes:
+            raise ValueError("ends before it begins: `from` must be earlier than `to`")
+        return self
+
+
 class MappingRows(Row):
     """The whole file."""
 
     version: Annotated[int, BeforeValidator(_version)] = 1
+    time_zone: Annotated[Text, AfterValidator(_zone)] = "UTC"
+    working_hours: WorkingHoursRow | None = None
+    one_signal: Seconds = 10
+    without_active_deal: Annotated[str, _one_of(("skip", "contact"))] = "skip"
     stages: list[StageRow] = []
     stage_events: StageEventsRow = StageEventsRow()
     fields: list[FieldRow] = []

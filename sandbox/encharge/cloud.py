@@ -30,6 +30,7 @@ SWITCHES: dict[str, tuple[object, ...]] = {
     "dialect": ("documented", "article"),
     "plan": ("premium", "growth"),
     "every_open": (True, False),
+    "unknown_people": ("left out", "404"),
 }
 NOT_LOGGED_IN = "User not logged in: Unauthorized request: no authentication given"
 NO_JWT = 10082
@@ -49,7 +50,8 @@ class Encharge(Vendor):
 
     Switches: `dialect` "article" adds what a public article claims and no vendor page knows: Bearer with the
     API key, `POST /events`, `GET /broadcasts/{id}/activity`, and a nested `fields` that is spread. `plan`
-    "growth" shuts the ingest host. With `every_open` off, a second open of a mail starts no flow.
+    "growth" shuts the ingest host. With `every_open` off, a second open of a mail starts no flow. A read that
+    asks for `unknown_people` leaves them out, or answers 404: it is not documented which.
 
     `target` is where the flows and the Activity Stream post; without one they do nothing. `flow_rows` are the
     key/value rows of the "Send Webhook" step. A reset keeps the target and the keys.
@@ -126,6 +128,7 @@ class Encharge(Vendor):
             self.dialect = "documented"
             self.plan = "premium"
             self.every_open = True
+            self.unknown_people = "left out"
             self.flow_rows = dict(bodies.FLOW_ROWS)
             self.people.clear()
             self.mails = Mails(self.now())
@@ -187,7 +190,7 @@ class Encharge(Vendor):
             self._post(kind, self.target, json.dumps(body).encode())
 
     def switch(self, **values: Any) -> dict[str, Any]:
-        """Set switches (`dialect`, `plan`, `every_open`) and return them all."""
+        """Set switches and return them all."""
         for key, value in values.items():
             if key not in SWITCHES:
                 raise ValueError(f"no such switch: {key}")

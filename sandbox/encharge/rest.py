@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, request
@@ -78,9 +78,11 @@ class Rest:
         return json_answer({"users": users} if isinstance(body, list) else {"user": users[0]})
 
     def some_people(self) -> Response:
-        """Read the people that `people[0][email]=...` selects; whom nobody knows is left out."""
+        """Read the people that `people[0][email]=...` selects; one unknown makes it a 404 if so switched."""
         archived = request.args.get("includeArchived") == "true"
         with self.encharge.lock:
+            if self.encharge.unknown_people == "404" and not all(map(self.people.find, self._selectors())):
+                raise RefusedError(404, "Person not found.")
             people = [person for person in self._selected() if archived or not person.archived]
             users = [person.read(_attributes()) for person in people]
         return json_answer({"users": users})
@@ -275,15 +277,19 @@ class Rest:
             return item
         return {**{key: value for key, value in item.items() if key != "fields"}, **fields}
 
-    def _selected(self) -> list[Person]:
-        """Return the people that the bracketed query selects, each once."""
+    def _selectors(self) -> Collection[Mapping[str, str]]:
+        """Return what the bracketed query says of each person."""
         selectors: dict[str, dict[str, str]] = {}
         for key, value in request.args.items():
             if match := _SELECTOR.fullmatch(key):
                 selectors.setdefault(match[1], {})[match[2]] = value
         if not selectors:
             raise RefusedError(422, "Query people should select people, as in people[0][email].")
-        found = {person.id: person for given in selectors.values() if (person := self.people.find(given))}
+        return selectors.values()
+
+    def _selected(self) -> list[Person]:
+        """Return the people that the bracketed query selects, each once."""
+        found = {person.id: person for given in self._selectors() if (person := self.people.find(given))}
         return list(found.values())
 
     def _the_person(self, given: Mapping[str, Any]) -> Person:

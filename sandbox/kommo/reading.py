@@ -275,6 +275,30 @@ def task(account: Account, item: Data, problems: Problems, *, making: bool) -> D
     return values
 
 
+def changed_task(account: Account, item: Data, problems: Problems) -> tuple[Any, Data]:
+    """Read one task of an array of changes."""
+    found = _found(account.tasks, item, problems)
+    return found, task(account, item, problems, making=False)
+
+
+def _found(items: dict[int, Any], item: Data, problems: Problems) -> Any:
+    """Return what the id of an array's item names; a problem if it names nothing."""
+    number = item.get("id")
+    found = items.get(number) if isinstance(number, int) else None
+    if not found:
+        problems.add(BAD_CHOICE, "id")
+    return found
+
+
+def changed_note(account: Account, kind: Kind, item: Data, problems: Problems) -> tuple[Any, Data]:
+    """Read one note of an array of changes: its text and whatever else its kind has."""
+    found = _found(account.notes[kind], item, problems)
+    if not found:
+        return None, {}
+    rest = {key: value for key, value in item.items() if key != "id"}
+    return found, note(account, kind, rest, problems, found.entity_id)
+
+
 def note(account: Account, kind: Kind, item: Data, problems: Problems, entity_id: int | None) -> Data:
     """Read a note; `entity_id` is the address's, None = the item's.
 

@@ -114,6 +114,7 @@ class Note:
     created_by: int
     created_at: int
     responsible_user_id: int
+    updated_at: int = 0
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ class Render:
             "created_by": note.created_by,
             "updated_by": note.created_by,
             "created_at": note.created_at,
-            "updated_at": note.created_at,
+            "updated_at": note.updated_at or note.created_at,
             "responsible_user_id": note.responsible_user_id,
             "group_id": 0,
             "note_type": note.note_type,

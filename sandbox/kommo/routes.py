@@ -179,6 +179,31 @@ def _add_feed(api: Blueprint, kommo: Kommo) -> None:
         with kommo.lock:
             return paged("notes", listing.notes(kommo.account, kind, _query(), entity_id), _render(kommo).note)
 
+    # Not in Kommo's reference, but read so by public code that works with Kommo accounts.
+    @api.get(f"/{KIND}/notes/<int:note_id>")
+    def note(kind: Kind, note_id: int) -> Response:
+        with kommo.lock:
+            found = kommo.account.notes[kind].get(note_id)
+            return hal(_render(kommo).note(found)) if found else nothing()
+
+    # The array as in Kommo's own PHP library.
+    @api.patch(f"/{KIND}/notes")
+    def change_notes(kind: Kind) -> Response:
+        items = reading.batch(_body())
+        with kommo.changing():
+            pairs, problems = reading.each(items, lambda i, p: reading.changed_note(kommo.account, kind, i, p))
+            refuse_all(problems)
+            for found, values in pairs:
+                kommo.work.update_note(found, values)
+            render = _render(kommo)
+            return written(
+                "notes",
+                [
+                    _rewritten(render, f"{kind}/{found.entity_id}/notes/{found.id}", found, part)
+                    for (found, _), part in zip(pairs, problems, strict=True)
+                ],
+            )
+
     @api.post(f"/{KIND}/notes")
     def add_notes(kind: Kind) -> Response:
         return _write_notes(kommo, kind, None)
@@ -285,6 +310,24 @@ def _add_tasks(api: Blueprint, kommo: Kommo) -> None:
                 ],
             )
 
+    # The array as in Kommo's own PHP library.
+    @api.patch("/tasks")
+    def change_tasks() -> Response:
+        items = reading.batch(_body())
+        with kommo.changing():
+            pairs, problems = reading.each(items, lambda i, p: reading.changed_task(kommo.account, i, p))
+            refuse_all(problems)
+            for found, values in pairs:
+                kommo.work.update_task(found, values, kommo.user_id)
+            render = _render(kommo)
+            return written(
+                "tasks",
+                [
+                    _rewritten(render, f"tasks/{found.id}", found, part)
+                    for (found, _), part in zip(pairs, problems, strict=True)
+                ],
+            )
+
     @api.patch("/tasks/<int:task_id>")
     def change_task(task_id: int) -> Response:
         item = reading.single(_body())
@@ -380,6 +423,10 @@ def written(key: str, items: list[Data], *, total: bool = False) -> Response:
 
 def _made(render: Render, path: str, number: int, problems: Problems, more: Data | None = None) -> Data:
     return {"id": number, **(more or {}), "request_id": problems.request_id, "_links": render.links(path)}
+
+
+def _rewritten(render: Render, path: str, item: Any, problems: Problems) -> Data:
+    return _made(render, path, item.id, problems, {"updated_at": item.updated_at})
 
 
 def _render(kommo: Kommo) -> Render:

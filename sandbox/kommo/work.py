@@ -220,6 +220,11 @@ class Work:
         if task.responsible_user_id != old_responsible:
             self._hooks.task("responsible_task", "update", task, old_responsible)
 
+    def update_note(self, note: Note, plain: dict[str, Any]) -> None:
+        """Change a note; no webhook tells of it."""
+        note.params = plain["params"]
+        note.updated_at = int(self._clock())
+
     def create_note(self, kind: Kind, entity_id: int, plain: dict[str, Any], by: int) -> Note:
         """Add a note."""
         created_by = plain.get("created_by", by)

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 import responses
+from parts import encharge_client
+from requests import PreparedRequest
 from responses import matchers
 
-from app.clients.encharge import ArticleEnchargeClient, EnchargeClient, Person
+from app.clients.encharge import ArticleEnchargeClient, Broadcast, BroadcastActivity, EnchargeClient, Person
 from app.clients.errors import ApiError, Fault
+from app.events import FoundPerson
+from sandbox.town import Town
 
 API, INGEST = "https://api.encharge.io/v1", "https://ingest.encharge.io/v1"
 API_KEY, WRITE_KEY = "api-key-0123456789", "write-key-0123456789"
@@ -27,9 +31,13 @@ ZOE = Person(
 NAMELESS = Person(email="kim@example.com", first_name="", last_name="", fields={})
 PROPERTIES = {"lead_id": "41500011", "stage": "qualified", "pipeline_id": None, "deal_value": 1500}
 
+ONE, TWO, THREE = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
+
 with_api_key = matchers.header_matcher({"X-Encharge-Token": API_KEY, "Content-Type": "application/json"})
 with_write_key = matchers.header_matcher({"X-Encharge-Token": WRITE_KEY, "Content-Type": "application/json"})
 with_bearer = matchers.header_matcher({"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"})
+with_api_key_alone = matchers.header_matcher({"X-Encharge-Token": API_KEY})
+with_bearer_alone = matchers.header_matcher({"Authorization": f"Bearer {API_KEY}"})
 
 
 @pytest.fixture
@@ -179,6 +187,264 @@ def test_the_article_adds_tags_with_its_own_header(
     article.add_tag(email="zoe@example.com", tag="a")
 
     assert sent(wire) == [("POST", f"{API}/tags", {"tag": "a", "email": "zoe@example.com"})]
+
+
+# -- reading people ---------------------------------------------------------------------------------------------
+
+
+def asked(request: PreparedRequest) -> list[str]:
+    """Return the ids that a request asks for, in order."""
+    assert (request.method, request.path_url.partition("?")[0]) == ("GET", "/v1/people")
+    params: dict[str, str] = request.params  # type: ignore[attr-defined]
+    assert list(params) == [f"people[{number}][id]" for number in range(len(params))]
+    return list(params.values())
+
+
+def test_people_are_read_by_their_ids(wire: responses.RequestsMock, encharge: EnchargeClient) -> None:
+    users = [
+        {"id": ONE, "email": " Zoe@Example.com ", "kommo_lead_id": "41500011", "tags": None},
+        {"id": TWO, "email": None, "data": {"kommo_lead_id": 41500012}},
+    ]
+    wire.get(f"{API}/people", json={"users": users}, match=[with_api_key_alone])
+
+    assert encharge.find_people([ONE, TWO, THREE]) == {
+        ONE: FoundPerson("zoe@example.com", 41500011),
+        TWO: FoundPerson(None, 41500012),
+    }
+    assert sent(wire) == [
+        (
+            "GET",
+            f"{API}/people?people%5B0%5D%5Bid%5D={ONE}&people%5B1%5D%5Bid%5D={TWO}&people%5B2%5D%5Bid%5D={THREE}",
+            None,
+        )
+    ]
+
+
+def test_the_article_reads_people_with_its_own_header(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient
+) -> None:
+    wire.get(f"{API}/people", json={"users": []}, match=[with_bearer_alone])
+
+    assert article.find_people([ONE]) == {}
+    assert asked(wire.calls[0].request) == [ONE]
+
+
+@pytest.mark.parametrize(
+    ("user", "person"),
+    [
+        ({"email": "zoe@"}, FoundPerson()),
+        ({"email": 7, "data": None}, FoundPerson()),
+        ({"email": "zoe@example.com", "data": []}, FoundPerson("zoe@example.com")),
+        ({"kommo_lead_id": "{{lead}}", "data": {"kommo_lead_id": " 7 "}}, FoundPerson(lead_id=7)),
+        ({"kommo_lead_id": 8, "data": {"kommo_lead_id": 7}}, FoundPerson(lead_id=8)),
+        *(
+            ({"kommo_lead_id": value}, FoundPerson())
+            for value in (0, "0", -7, "-7", 7.5, True, "", None, [7], "٧", 2**63, "1" * 20)
+        ),
+        ({"kommo_lead_id": 2**63 - 1}, FoundPerson(lead_id=2**63 - 1)),
+    ],
+    ids=repr,
+)
+def test_what_is_no_address_and_no_deal_is_left_out(
+    wire: responses.RequestsMock, encharge: EnchargeClient, user: dict[str, Any], person: FoundPerson
+) -> None:
+    wire.get(f"{API}/people", json={"users": [{"id": ONE, **user}]})
+
+    assert encharge.find_people([ONE]) == {ONE: person}
+
+
+def test_people_are_asked_for_once_and_a_hundred_at_a_time(
+    wire: responses.RequestsMock, encharge: EnchargeClient
+) -> None:
+    ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(101)]
+    for part in (ids[:100], ids[100:]):
+        wire.get(f"{API}/people", json={"users": [{"id": one} for one in part]})
+
+    assert encharge.find_people([*ids, *ids]) == dict.fromkeys(ids, FoundPerson())
+    assert [asked(call.request) for call in wire.calls] == [ids[:100], ids[100:]]
+
+
+def test_words_that_are_no_id_are_nobody_and_not_asked_for(encharge: EnchargeClient) -> None:
+    with responses.RequestsMock() as nothing_may_go_out:
+        assert encharge.find_people([]) == {}
+        assert encharge.find_people(["", "7", "{{person.id}}", f"{ONE}0", f"{ONE}\n"]) == {}
+        assert len(nothing_may_go_out.calls) == 0
+
+
+def test_unknown_people_may_be_a_404(wire: responses.RequestsMock, encharge: EnchargeClient) -> None:
+    def answered(request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        ids = asked(request)
+        if TWO in ids:
+            return 404, {}, '{"error": {"message": "Person not found."}}'
+        return 200, {}, json.dumps({"users": [{"id": one} for one in ids]})
+
+    wire.add_callback("GET", f"{API}/people", callback=answered)
+
+    assert encharge.find_people([TWO]) == {}
+    assert encharge.find_people([ONE, TWO, THREE]) == {ONE: FoundPerson(), THREE: FoundPerson()}
+
+
+@pytest.mark.parametrize(
+    ("status", "fixture", "fault"),
+    [
+        (401, "error_401.json", Fault.LOCKED_OUT),
+        (404, "error_404.html", Fault.LOCKED_OUT),  # no call of that name, which says nothing of people
+        (422, "error_422.json", Fault.REFUSED),
+        (429, "error_422.json", Fault.PASSING),
+        (500, "error_500.json", Fault.PASSING),
+    ],
+    ids=["401", "404", "422", "429", "500"],
+)
+def test_a_read_that_fails_says_what_may_help(
+    wire: responses.RequestsMock,
+    encharge: EnchargeClient,
+    answer: Load,
+    status: int,
+    fixture: str,
+    fault: Fault,
+) -> None:
+    wire.get(f"{API}/people", status=status, body=answer(fixture), headers={"Retry-After": "7"})
+
+    with pytest.raises(ApiError, match=f"^Encharge: GET /people answered {status}: ") as caught:
+        encharge.find_people([ONE, TWO])
+
+    assert (caught.value.fault, caught.value.status, caught.value.retry_after) == (fault, status, 7.0)
+    assert len(wire.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "body", ["", "null", "[]", "{}", '{"users": null}', '{"users": [7]}', '{"users": [{"email": "a@b.cd"}]}']
+)
+def test_people_of_an_unexpected_shape_are_an_error(
+    wire: responses.RequestsMock, encharge: EnchargeClient, body: str
+) -> None:
+    wire.get(f"{API}/people", body=body)
+
+    with pytest.raises(ApiError, match="Encharge: the answer to GET /people has an unexpected shape") as caught:
+        encharge.find_people([ONE])
+
+    assert caught.value.fault == Fault.PASSING
+
+
+@pytest.mark.parametrize("unknown", ["left out", "404"])
+@pytest.mark.parametrize("dialect", ["documented", "article"])
+def test_the_sandbox_knows_the_people_that_were_written(town: Town, dialect: str, unknown: str) -> None:
+    town.encharge.switch(dialect=dialect, unknown_people=unknown)
+    client = encharge_client(town, dialect)
+    client.upsert_people([ZOE, NAMELESS])
+    zoe, kim = (person["id"] for person in town.encharge.state()["people"])
+
+    assert client.find_people([ONE, zoe, TWO, kim]) == {
+        zoe: FoundPerson("zoe@example.com", 41500011),
+        kim: FoundPerson("kim@example.com"),
+    }
+    assert client.find_people([ONE, TWO]) == {}
+
+
+# -- broadcasts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", [EnchargeClient, ArticleEnchargeClient])
+def test_broadcasts_come_with_their_totals(
+    wire: responses.RequestsMock, dialect: type[EnchargeClient], answer: Load
+) -> None:
+    key = with_bearer_alone if dialect is ArticleEnchargeClient else with_api_key_alone
+    wire.get(f"{API}/broadcasts", body=answer("broadcasts_200.json"), content_type="application/json", match=[key])
+
+    assert dialect(API, INGEST, API_KEY, None).broadcasts() == [
+        Broadcast(
+            id=501,
+            name="Angebot für Zoë",
+            status="sent",
+            sent_at=1767607200.0,
+            entered=2000,
+            delivered=1960,
+            opened=812,
+            clicked=0,
+            bounced=40,
+            unsubscribed=3,
+            counted_at=1767610800.5,
+        ),
+        Broadcast(id=502, name="News", status="draft"),
+        Broadcast(id=503, name="", status="", entered=0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"cachedMetric": {}},
+        {"cachedMetric": {"data": None, "updatedAt": "soon"}, "sendAt": ""},
+        {"cachedMetric": {"data": {"open": None, "click": "many", "delivered": True}}, "sendAt": -1},
+        {"peopleEntered": {}, "sendAt": 1e300},
+    ],
+)
+def test_a_total_that_is_not_said_is_not_zero(
+    wire: responses.RequestsMock, encharge: EnchargeClient, item: dict[str, Any]
+) -> None:
+    wire.get(f"{API}/broadcasts", json={"items": [{"id": 1, "name": "a", "status": "sent", **item}]})
+
+    assert encharge.broadcasts() == [Broadcast(1, "a", "sent")]
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", '{"items": null}', '{"items": [{}]}', '{"items": [{"id": 1, "cachedMetric": "a"}]}']
+)
+def test_broadcasts_of_an_unexpected_shape_are_an_error(
+    wire: responses.RequestsMock, encharge: EnchargeClient, body: str
+) -> None:
+    wire.get(f"{API}/broadcasts", body=body)
+
+    with pytest.raises(ApiError, match="Encharge: the answer to GET /broadcasts has an unexpected shape"):
+        encharge.broadcasts()
+
+
+def test_the_documented_api_does_not_say_who_did_what(encharge: EnchargeClient) -> None:
+    with responses.RequestsMock() as nothing_may_go_out:
+        assert encharge.broadcast_activity(501) is None
+        assert len(nothing_may_go_out.calls) == 0
+
+
+CLICK = {"at": "2026-01-05T10:00:00.000Z", "event": "clicked", "email": "Zoe@Example.com", "link": "https://x.de/p"}
+
+
+@pytest.mark.parametrize(
+    "body", [{"activity": [CLICK]}, {"activities": [CLICK]}, {"items": [CLICK]}, [CLICK]], ids=str
+)
+def test_the_article_says_who_did_what(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient, body: Any
+) -> None:
+    wire.get(f"{API}/broadcasts/501/activity", json=body, match=[with_bearer_alone])
+
+    assert article.broadcast_activity(501) == [
+        BroadcastActivity("zoe@example.com", "clicked", "https://x.de/p", 1767607200.0)
+    ]
+    assert sent(wire) == [("GET", f"{API}/broadcasts/501/activity", None)]
+
+
+def test_an_entry_says_what_it_knows(wire: responses.RequestsMock, article: ArticleEnchargeClient) -> None:
+    items = [
+        {},
+        {"type": "emailOpened", "timestamp": 1767607200000, "email": None},
+        {"name": "c", "url": "u", "createdAt": "2026-01-05T10:00:00"},
+    ]
+    wire.get(f"{API}/broadcasts/501/activity", json=items)
+
+    assert article.broadcast_activity(501) == [
+        BroadcastActivity(None, ""),
+        BroadcastActivity(None, "emailOpened", at=1767607200.0),
+        BroadcastActivity(None, "c", "u", 1767607200.0),
+    ]
+
+
+@pytest.mark.parametrize("body", ["", "{}", '{"activity": null}', "[7]", '"a"'])
+def test_activity_of_an_unexpected_shape_is_an_error(
+    wire: responses.RequestsMock, article: ArticleEnchargeClient, body: str
+) -> None:
+    wire.get(f"{API}/broadcasts/501/activity", body=body)
+
+    with pytest.raises(ApiError, match="Encharge: the answer to GET /broadcasts/501/activity has an unexpected"):
+        article.broadcast_activity(501)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ def test_tasks_are_added_in_one_call_and_their_ids_matched(
 def test_notes_are_added_in_one_call(wire: responses.RequestsMock, kommo: KommoClient, answer: Load) -> None:
     wire.post(f"{API}/leads/notes", body=answer("add_notes_200.json"), content_type=HAL, match=[AUTHORIZED])
 
-    assert kommo.add_notes([NewNote(lead_id=41500011, text="clicked")]) == [8800041]
+    assert kommo.add_notes([NewNote(entity_id=41500011, text="clicked")]) == [8800041]
     assert sent(wire) == [
         (
             "POST",
@@ -313,7 +313,7 @@ def test_what_was_added_counts_as_added_whatever_the_answer_looks_like(
 ) -> None:
     wire.post(f"{API}/leads/notes", body=body)
 
-    assert kommo.add_notes([NewNote(lead_id=1, text="a")]) == [0]
+    assert kommo.add_notes([NewNote(entity_id=1, text="a")]) == [0]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 import responses
+from parts import ortto_client
 from responses import matchers
 
 from app.clients.errors import ApiError, Fault
 from app.clients.ortto import Activity, OrttoClient
+from app.events import FoundPerson
+from sandbox.town import Town
 
 API = "https://api.eu.ap3api.com/v1"
 KEY = "PRV-key-0123456789"
+
+ONE, TWO, THREE = (f"00612b2ca4a5dfa46fd8c0f{number}" for number in (1, 2, 3))
 
 Load = Callable[[str], bytes]
 
@@ -215,3 +220,135 @@ def test_a_429_in_another_form_is_still_one(
 
     assert str(caught.value) == f"Ortto: POST /activities/create answered 429: {body}"
     assert (caught.value.fault, caught.value.retry_after) == (Fault.PASSING, seconds)
+
+
+# -- reading people ---------------------------------------------------------------------------------------------
+
+BY_IDS = f"{API}/person/get-by-ids"
+FIELDS = ["str::email", "str:cm:kommo-lead-id"]
+
+
+def test_people_are_read_by_their_ids(wire: responses.RequestsMock, ortto: OrttoClient, answer: Load) -> None:
+    wire.post(
+        BY_IDS,
+        body=answer("get_by_ids_200.json"),
+        match=[matchers.header_matcher({"X-Api-Key": KEY, "Content-Type": "application/json"})],
+    )
+
+    assert ortto.find_people([ONE, TWO, THREE]) == {
+        ONE: FoundPerson("zoe@example.com", 41500011),
+        TWO: FoundPerson(),
+    }
+    assert sent(wire) == [("POST", BY_IDS, {"contact_ids": [ONE, TWO, THREE], "fields": FIELDS})]
+
+
+@pytest.mark.parametrize(
+    ("fields", "person"),
+    [
+        ({"str::email": "zoe@"}, FoundPerson()),
+        ({"str::email": 7, "str:cm:kommo-lead-id": 7}, FoundPerson(lead_id=7)),
+        ({"str:cm:kommo-lead-id": "Квалификация"}, FoundPerson()),
+        ({"str:cm:kommo-lead-id": "0"}, FoundPerson()),
+    ],
+)
+def test_what_is_no_address_and_no_deal_is_left_out(
+    wire: responses.RequestsMock, ortto: OrttoClient, fields: dict[str, Any], person: FoundPerson
+) -> None:
+    wire.post(BY_IDS, json={"contacts": {ONE: {"id": ONE, "fields": fields}}})
+
+    assert ortto.find_people([ONE]) == {ONE: person}
+
+
+@pytest.mark.parametrize("body", ['{"contacts": {}}', '{"contacts": null}'])
+def test_nobody_may_be_known(wire: responses.RequestsMock, ortto: OrttoClient, body: str) -> None:
+    wire.post(BY_IDS, body=body)
+
+    assert ortto.find_people([ONE]) == {}
+
+
+def test_people_are_asked_for_once_and_a_hundred_at_a_time(
+    wire: responses.RequestsMock, ortto: OrttoClient
+) -> None:
+    ids = [f"{number:024}" for number in range(101)]
+    for part in (ids[:100], ids[100:]):
+        wire.post(BY_IDS, json={"contacts": {one: {"id": one, "fields": {}} for one in part}})
+
+    assert ortto.find_people([*ids, *ids]) == dict.fromkeys(ids, FoundPerson())
+    assert [body["contact_ids"] for _, _, body in sent(wire)] == [ids[:100], ids[100:]]
+
+
+def test_words_that_are_no_id_are_nobody_and_not_asked_for(ortto: OrttoClient) -> None:
+    with responses.RequestsMock() as nothing_may_go_out:
+        assert ortto.find_people([]) == {}
+        assert ortto.find_people(["", "7", "{{ people.id }}", f"{ONE}0", f"{ONE}\n"]) == {}
+        assert len(nothing_may_go_out.calls) == 0
+
+
+def test_a_read_needs_no_leave_to_write(wire: responses.RequestsMock) -> None:
+    wire.post(BY_IDS, json={"contacts": {}})
+
+    assert OrttoClient(API, KEY, may_write=lambda: False).find_people([ONE]) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "fault", "retry_after"),
+    [
+        (400, Fault.REFUSED, None),
+        (401, Fault.LOCKED_OUT, None),
+        (404, Fault.REFUSED, None),
+        (429, Fault.PASSING, 10.0),
+        (500, Fault.PASSING, None),
+    ],
+)
+def test_a_read_that_fails_says_what_may_help(
+    wire: responses.RequestsMock,
+    ortto: OrttoClient,
+    answer: Load,
+    status: int,
+    fault: Fault,
+    retry_after: float | None,
+) -> None:
+    wire.post(BY_IDS, status=status, body=answer(f"error_{status}.json"))
+
+    with pytest.raises(ApiError, match=f"^Ortto: POST /person/get-by-ids answered {status}: ") as caught:
+        ortto.find_people([ONE])
+
+    assert (caught.value.fault, caught.value.status, caught.value.retry_after) == (fault, status, retry_after)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "OK",
+        "[]",
+        "{}",
+        f'{{"contacts": [{{"id": "{ONE}"}}]}}',
+        f'{{"contacts": {{"{ONE}": null}}}}',
+        f'{{"contacts": {{"{ONE}": {{"fields": null}}}}}}',
+    ],
+)
+def test_people_of_an_unexpected_shape_are_an_error(
+    wire: responses.RequestsMock, ortto: OrttoClient, body: str
+) -> None:
+    wire.post(BY_IDS, body=body)
+
+    with pytest.raises(
+        ApiError, match="Ortto: the answer to POST /person/get-by-ids has an unexpected shape"
+    ) as caught:
+        ortto.find_people([ONE])
+
+    assert caught.value.fault == Fault.PASSING
+
+
+def test_the_sandbox_knows_the_people_that_were_written(town: Town) -> None:
+    client = ortto_client(town)
+    client.create_activities([ZOE])
+    kim = town.ortto.add_person("kim@example.com")
+    zoe = next(person["id"] for person in town.ortto.state()["people"] if person["id"] != kim)
+
+    assert client.find_people([ONE, zoe, kim]) == {
+        zoe: FoundPerson("zoe@example.com", 41500011),
+        kim: FoundPerson("kim@example.com"),
+    }
+    assert client.find_people([ONE]) == {}

@@ -293,14 +293,5 @@ def test_what_vendors_said_of_a_deal_is_known_to_its_later_jobs(journal: Journal
     ledger = Ledger(journal, batch)
     ledger.finish([(batch[0], "task"), (batch[0], "note"), (batch[1], "task")], ["7", "", "9"])
 
-    assert ledger.notes_of("lead:1") == {"7"}
-    assert ledger.notes_of("lead:3") == set()
-
-
-def test_a_cooldown_is_claimed_through_the_ledger(journal: Journal) -> None:
-    one, other = batch = claim(journal)
-    ledger = Ledger(journal, batch)
-
-    claimed = [ledger.claim_cooldown("task:lead:1", job, 60, now=NOW) for job in (one, one, other)]
-
-    assert claimed == [True, True, False]
+    assert journal.notes_of("lead:1") == {"7"}
+    assert journal.notes_of("lead:3") == set()

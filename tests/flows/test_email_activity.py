@@ -20,7 +20,8 @@ from app.clients.kommo import NewTask
 from app.events import DONE, HELD, Action, Lane, Plan, Response, Step
 from app.events import Event as WebhookEvent
 from app.flows import Ledger, Result
-from app.flows.email_activity import CLOCKS_APART_SECONDS, EmailActivityFlow
+from app.flows.email_activity import EmailActivityFlow
+from app.flows.kommo_entries import CLOCKS_APART_SECONDS
 from app.journal import Journal
 from app.journal.store import LEASE_SECONDS
 from sandbox.town import Town

@@ -177,8 +177,8 @@ def names_an_unknown_deal(make: Maker) -> Any:
 
 def names_a_closed_deal_and_no_email(make: Maker) -> Any:
     ann = make.contact(EMAIL)
-    named, _active = make.deal(ann, status=WON), make.deal(ann)
-    return named, None, None
+    named, active = make.deal(ann, status=WON), make.deal(ann)
+    return named, None, (active, ann)
 
 
 def names_an_unknown_deal_of_an_unknown_person(make: Maker) -> Any:

@@ -33,7 +33,7 @@ class Api:
 
     def __call__(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
         options |= {"json": body} if body is not None else {}
-        return self.session.request(method, f"{self.base}{path}", timeout=10, **options)
+        return self.session.request(method, f"{self.base}{path}", timeout=30, **options)
 
 
 class Inbox(ThreadingHTTPServer):
@@ -119,7 +119,7 @@ def message(answer: requests.Response) -> str:
 
 
 def received(encharge: Encharge, inbox: Inbox) -> list[dict[str, Any]]:
-    assert encharge.courier.wait(5)
+    assert encharge.courier.wait()
     got, inbox.got = inbox.got, []
     return got
 
@@ -284,6 +284,14 @@ def test_some_people_are_read_by_bracketed_query(api: Api, encharge: Encharge) -
     assert api("GET", f"/people?{query}&attributes=email,city").json() == {
         "users": [{"id": one, "email": MARTA, "city": "Bonn"}, {"id": two, "email": "two@x.example"}]
     }
+
+
+def test_an_unknown_person_among_those_read_may_make_it_a_404(api: Api, encharge: Encharge) -> None:
+    one = encharge.add_person(MARTA)
+    encharge.switch(unknown_people="404")
+    assert len(api("GET", f"/people?people[0][id]={one}").json()["users"]) == 1
+    answer = api("GET", f"/people?people[0][id]={one}&people[1][id]=who")
+    assert (answer.status_code, message(answer)) == (404, "Person not found.")
 
 
 def test_a_read_that_selects_nobody_is_refused(api: Api) -> None:
@@ -891,7 +899,7 @@ def test_the_levers_have_routes(encharge: Encharge, inbox: Inbox, levers: Any) -
     assert encharge.state()["people"][0] == {**encharge.state()["people"][0], "id": person, "city": "Bonn"}
     assert levers.post("/encharge/act", json={"email": MARTA, "event": "opened"}).json == {}
     assert len(received(encharge, inbox)) == 1
-    switches = {"dialect": "article", "plan": "growth", "every_open": False}
+    switches = {"dialect": "article", "plan": "growth", "every_open": False, "unknown_people": "404"}
     assert levers.post("/encharge/switches", json=switches).json == switches
     assert levers.get("/encharge/switches").json == switches
 
@@ -901,9 +909,9 @@ def test_a_reset_restores_the_seeded_start(api: Api, ingest: Api, encharge: Ench
     subscribe(api, inbox, "newUser")
     ingest("POST", "/", {"name": "x", "user": {"email": MARTA, "own": 1, "tags": "a"}})
     encharge.act(MARTA, "opened")
-    encharge.switch(dialect="article", plan="growth", every_open=False)
+    encharge.switch(dialect="article", plan="growth", every_open=False, unknown_people="404")
     encharge.faults.add(status=500)
-    assert encharge.courier.wait(5)
+    assert encharge.courier.wait()
     encharge.reset()
     assert encharge.state() == start
     assert (encharge.faults.list(), encharge.count(), encharge.ingest.count()) == ([], 0, 0)
@@ -926,7 +934,7 @@ def test_many_writers_at_once_lose_nothing(encharge: Encharge, api: Api) -> None
             f"{api.base}/people",
             json=[{"email": f"p{number % 50}@x.example", f"field{number}": number}],
             headers={"X-Encharge-Token": encharge.api_key},
-            timeout=10,
+            timeout=30,
         )
         return answer.status_code
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,14 +34,16 @@ class Inbox:
         inbox = self
         self.statuses: list[int] = []
         self.status = 200
-        self.delay = 0.0
+        self.silent = False
+        self.closed = threading.Event()
         self.received: list[tuple[dict[str, str], list[tuple[str, str]]]] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 inbox.received.append((dict(self.headers), parse_qsl(body, keep_blank_values=True)))
-                time.sleep(inbox.delay)
+                if inbox.silent:
+                    inbox.closed.wait(60)
                 self.send_response(inbox.statuses.pop(0) if inbox.statuses else inbox.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -61,6 +62,7 @@ class Inbox:
 
     def stop(self) -> None:
         """Stop listening."""
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -74,7 +76,7 @@ class Api:
         self.session.headers["Authorization"] = f"Bearer {kommo.token}"
 
     def __call__(self, method: str, path: str, json: Any = None) -> requests.Response:
-        return self.session.request(method, f"{self._base}{path}", json=json, timeout=5)
+        return self.session.request(method, f"{self._base}{path}", json=json, timeout=30)
 
     def get(self, path: str) -> Any:
         """Return the data at a path."""
@@ -135,7 +137,7 @@ def sent(kommo: Kommo, inbox: Inbox) -> Callable[[], list[dict[str, str]]]:
     """Wait for the webhooks and return their bodies."""
 
     def wait() -> list[dict[str, str]]:
-        assert kommo.courier.wait(10)
+        assert kommo.courier.wait()
         return inbox.forms
 
     return wait
@@ -163,7 +165,7 @@ def problem(status: int, title: str, detail: str) -> Any:
 
 
 def test_a_call_without_the_token_is_refused(kommo: Kommo) -> None:
-    answer = requests.get(f"{kommo.url}/api/v4/account", timeout=5)
+    answer = requests.get(f"{kommo.url}/api/v4/account", timeout=30)
     assert answer.status_code == 401
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json() == problem(401, "Unauthorized", "Invalid user name or password")
@@ -1114,7 +1116,7 @@ def test_a_hook_is_disabled_after_more_than_a_hundred_bad_answers_in_two_hours(
     fail(99)
     assert api.get("/webhooks")["_embedded"]["webhooks"][0]["disabled"] is False
     kommo.move(ORDER, WON)
-    assert kommo.courier.wait(5)
+    assert kommo.courier.wait()
     assert api.get("/webhooks")["_embedded"]["webhooks"][0]["disabled"] is True
     count = len(inbox.received)
     kommo.move(ORDER, NEW)
@@ -1136,11 +1138,11 @@ def test_a_pipeline_hook_pauses_after_more_than_a_hundred_bad_answers(
     assert (hook["bad_answers"], hook["paused_until"], hook["disabled"]) == (101, NOW + 300, False)
 
 
-def test_an_answer_after_two_seconds_is_a_failure(kommo: Kommo, inbox: Inbox) -> None:
-    inbox.delay = 2.3
+def test_no_answer_in_two_seconds_is_a_failure(kommo: Kommo, inbox: Inbox) -> None:
+    inbox.silent = True
     kommo.hook(inbox.url)
     kommo.move(ORDER, WON)
-    assert kommo.courier.wait(10)
+    assert kommo.courier.wait()
     assert [delivery.status for delivery in kommo.courier.deliveries] == [0]
 
 

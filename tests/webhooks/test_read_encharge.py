@@ -282,8 +282,8 @@ FIXTURES = {
         (
             event(
                 Kind.RESUBSCRIBED,
-                EmailActivity(email=TOMAS, person_id=TOMAS_ID, name="updatedUser"),
-                f"email:{TOMAS}",
+                EmailActivity(email="ivo.brand@cedarworks.example", person_id=TOMAS_ID, name="updatedUser"),
+                "email:ivo.brand@cedarworks.example",
                 dedupe_key=f"encharge:updatedUser:{TOMAS_ID}:1779260627009:",
                 at=1779260627.009,
             ),

@@ -1,0 +1,91 @@
+"""What the journal remembers of people for longer than of events: what they did before, and their consent."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy import Connection
+
+from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response, Seen, Source
+from app.journal import statements as sql
+from app.journal.rows import read_response, read_steps
+
+LONGEST_CAMPAIGN = 200  # characters by which campaigns are told apart
+
+
+def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: str, now: float) -> None:
+    """Note what a person did, once; `who` is their address or what stands for it, "" if nothing is known yet.
+
+    What a machine did is nothing that the person did.
+    """
+    activity = event.data
+    if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
+        return
+    at = event.occurred_at or now
+    campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
+    sighting = {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
+    connection.execute(upserts.sight, sighting)
+    if event.kind in CONSENT_KINDS and "@" in who:
+        said = {
+            "email": who,
+            "source": event.source.value,
+            "unsubscribed": int(event.kind == Kind.UNSUBSCRIBED),
+            "at": at,
+            "event_id": event.id,
+        }
+        connection.execute(upserts.set_consent, said)
+
+
+def seen(connection: Connection, event_id: int, moments: float) -> Seen:
+    """Return what a person had done before an event; an open and a click within `moments` seconds are partners."""
+    mine = connection.execute(sql.SIGHTING, {"event_id_": event_id}).mappings().first()
+    if mine is None:
+        return Seen()
+    before = {"who_": mine["who"], "id_": mine["id"]}
+    same = before | {"campaign_": mine["campaign"], "kind_": mine["kind"]}
+    last = connection.execute(sql.LAST_ACT, before).scalar()
+    near = same | {"from_": mine["at"] - moments, "to_": mine["at"] + moments}
+    partner = connection.execute(sql.PARTNER, near).first() if moments else None
+    return Seen(
+        first=connection.execute(sql.SEEN_BEFORE, same).first() is None,
+        quiet_seconds=None if last is None else max(0.0, mine["at"] - last),
+        open_id=partner.event_id if partner and partner.kind == Kind.EMAIL_OPENED else 0,
+        click_id=partner.event_id if partner and partner.kind == Kind.EMAIL_CLICKED else 0,
+    )
+
+
+def unsubscribed(connection: Connection, emails: Collection[str]) -> dict[str, tuple[Source, ...]]:
+    """Return the platforms at which addresses are unsubscribed; addresses that are nowhere so are missing."""
+    found: dict[str, tuple[Source, ...]] = {}
+    for email, source in connection.execute(sql.UNSUBSCRIBED, {"emails": list(emails)}):
+        found[email] = (*found.get(email, ()), Source(source))
+    return found
+
+
+def made_under(connection: Connection, scopes: Collection[str]) -> dict[str, str]:
+    """Return what Kommo said of the entry that was made under each scope: its id, where there is one."""
+    holders = connection.execute(sql.HOLDERS, {"keys": list(scopes)}).all()
+    jobs = {row.holder: int(row.holder.removeprefix("job:")) for row in holders}
+    ledgers = {row.id: row for row in connection.execute(sql.LEDGERS, {"job_ids": list(jobs.values())})}
+    found: dict[str, str] = {}
+    for scope, holder in holders:
+        row = ledgers.get(jobs[holder])
+        name = row and row.plan and _claimed_by(read_response(row.plan), scope)
+        step = read_steps(row.steps).get(name) if row and name else None
+        if step and step.finished:
+            found[scope] = step.note
+    return found
+
+
+def made_by(connection: Connection, event_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
+    """Return what Kommo said of each finished step of events, by event id and step."""
+    asked = {"event_ids": list(event_ids), "lane_": Lane.KOMMO.value}
+    return {
+        row.event_id: {name: step.note for name, step in read_steps(row.steps).items() if step.finished}
+        for row in connection.execute(sql.LEDGERS_OF_EVENTS, asked)
+    }
+
+
+def _claimed_by(response: Response, scope: str) -> str | None:
+    return next((action.name for action in response.actions if action.scope == scope), None)

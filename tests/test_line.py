@@ -309,7 +309,7 @@ CASES = {
     ),
     "ortto/13-awkward-values.json": ignored(("email_clicked", "skipped", NO_DEAL)),
     "ortto/14-dynamic-flat.json": ignored(("email_clicked", "ignored", "opened or clicked by a machine")),
-    "ortto/15-activity-left-audience.json": ignored(("other", "ignored", "'act::u-a' is not an event we act on")),
+    "ortto/15-activity-left-audience.json": delivered("unsubscribed", unsubscribed(BO, BO_CONTACT)),
     "ortto/16-activity-unsubscribed-by-us.json": ignored(("act::u-all", "ignored", OUR_CONSENT)),
     "ortto/17-activity-resubscribed-by-us.json": ignored(("act::s-all", "ignored", OUR_CONSENT)),
     "ortto/18-activity-skewed-values.json": delivered(

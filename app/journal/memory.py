@@ -23,8 +23,11 @@ def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: st
     if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
         return
     at = event.occurred_at or now
+    # What the platform calls a repeat is a sign of life, and nothing else: no rule heard of it.
+    repeated = activity.first is False and event.kind in (Kind.EMAIL_OPENED, Kind.EMAIL_CLICKED)
+    kind = sql.REPEATED if repeated else event.kind.value
     campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
-    sighting = {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
+    sighting = {"event_id": event.id, "who": who, "kind": kind, "campaign": campaign, "at": at}
     connection.execute(upserts.sight, sighting)
     if event.kind in CONSENT_KINDS and "@" in who:
         said = {

@@ -48,13 +48,13 @@ REPEAT_SECONDS = 900
 TEST = "act::test_webhook"  # the Test button in Ortto
 OURS = "act:cm:crm-"  # the activities that we write
 OUR_CONTEXT = "Kommo Relay"  # how the context begins with which we change a person's permission
-LEFT_AUDIENCE = "act::u-a"
 
 # Reference: https://help.ortto.com/a-755-system-activities; the ids stand in the schema that the API returns.
 ACTIVITIES: Mapping[str, Kind] = {
     "act::o": Kind.EMAIL_OPENED,
     "act::c": Kind.EMAIL_CLICKED,
     "act::u-all": Kind.UNSUBSCRIBED,  # from all email
+    "act::u-a": Kind.UNSUBSCRIBED,  # from one audience: rather believe a "no" too many
     "act::s-all": Kind.RESUBSCRIBED,
     "act::b": Kind.BOUNCED,
     "act::lj": Kind.JOURNEY_COMPLETED,  # left the journey, for whatever reason: Ortto has no narrower one
@@ -192,10 +192,6 @@ def _kind(name: str, said: _Said) -> Kind:
     """Return what happened."""
     if about_sms([said.attributes], "str::ct") or about_sms(said.around):
         return Kind.OTHER
-    if name == LEFT_AUDIENCE and kind_of(said.url_event) is Kind.UNSUBSCRIBED:
-        # Who leaves one list still wants the others, and Ortto tells of no way back into one. It counts as leaving
-        # all email only if the URL says so.
-        return Kind.UNSUBSCRIBED
     return _kind_of(name)
 
 

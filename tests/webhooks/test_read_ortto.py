@@ -239,7 +239,7 @@ FIXTURES = {
     "15-activity-left-audience.json": Reading(
         (
             event(
-                Kind.OTHER,
+                Kind.UNSUBSCRIBED,
                 EmailActivity(
                     email="bo.lind@example.test",
                     person_id="0069a80e1277b94c10d8aa00",
@@ -349,12 +349,6 @@ def test_the_bodys_own_name_wins_over_the_urls(name: str) -> None:
     assert read(load(name), "email.bounced") == FIXTURES[name]
 
 
-def test_leaving_one_audience_is_leaving_all_email_only_if_the_url_says_so() -> None:
-    body = load("15-activity-left-audience.json")
-    kinds = [read(body, name).events[0].kind for name in (None, "email.opened", "person.unsubscribed")]
-    assert kinds == [Kind.OTHER, Kind.OTHER, Kind.UNSUBSCRIBED]
-
-
 def test_the_urls_name_wins_over_a_type_that_we_do_not_know() -> None:
     (found,) = read_object({"type": "Offer journey", "person": {"email": ANN}}, "email.opened").events
     assert (found.kind, found.data.name) == (Kind.EMAIL_OPENED, "email.opened")  # type: ignore[union-attr]
@@ -439,7 +433,7 @@ def test_an_id_typed_as_a_constant_does_not_join_two_people() -> None:
         ("act::o", Kind.EMAIL_OPENED),
         ("act::c", Kind.EMAIL_CLICKED),
         ("act::u-all", Kind.UNSUBSCRIBED),
-        ("act::u-a", Kind.OTHER),
+        ("act::u-a", Kind.UNSUBSCRIBED),
         ("act::s-all", Kind.RESUBSCRIBED),
         ("act::b", Kind.BOUNCED),
         ("act::lj", Kind.JOURNEY_COMPLETED),

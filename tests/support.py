@@ -56,13 +56,15 @@ def environment(town: Town, folder: Path) -> dict[str, str]:
 def eventually(true: Callable[[], Any], seconds: float = GENEROUS_SECONDS) -> Any:
     """Wait until something is true and return it; fail if it does not become so."""
     deadline = time.monotonic() + seconds
+    pause = 0.02
     while True:
         value = true()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not true within {seconds} s")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.25)  # to look is work too, and often for those whom it waits for
 
 
 def arrived(town: Town) -> dict[str, Any]:

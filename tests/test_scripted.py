@@ -237,7 +237,7 @@ def running(database_url: str, town: Town, rules: Rules, clock: Clock, plot: Plo
     kommo = kommo_client(town)
     stages = CurrentStages(kommo, rules, clock)
     flows: dict[Lane, tuple[str, Flow]] = {
-        Lane.RESOLVE: ("kommo", ResolveFlow(kommo, rules, (Lane.ENCHARGE, Lane.ORTTO), clock)),
+        Lane.RESOLVE: ("kommo", ResolveFlow(kommo, rules, (Lane.ENCHARGE, Lane.ORTTO), clock=clock)),
         Lane.KOMMO: ("kommo", EmailActivityFlow(kommo, clock)),
         Lane.ENCHARGE: ("encharge", EnchargeFlow(encharge_client(town), stages)),
         Lane.ORTTO: ("ortto", OrttoFlow(ortto_client(town), stages)),

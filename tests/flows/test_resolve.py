@@ -74,7 +74,7 @@ def make(town: Town, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     def make(text: str = MAPPING) -> Bench:
         clock = Clock()
         rules = rules_of(tmp_path / "mapping.yaml", text)
-        flow = ResolveFlow(kommo_client(town), rules, (Lane.ENCHARGE, Lane.ORTTO), clock)
+        flow = ResolveFlow(kommo_client(town), rules, (Lane.ENCHARGE, Lane.ORTTO), clock=clock)
         made.append(Bench(town, Desk(Journal(f"sqlite:///{tmp_path / 'journal.db'}"), clock), flow))
         return made[-1]
 

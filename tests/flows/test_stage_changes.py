@@ -59,7 +59,7 @@ class Bench:
         """Have webhooks tell that deals entered stages; return the events' ids."""
         events = [stage_event(lead_id, status, number) for number, (lead_id, status) in enumerate(moves)]
         ids = self.desk.record(*events)
-        resolve = ResolveFlow(kommo_client(self.town), self.rules, (Lane.ENCHARGE, Lane.ORTTO), self.clock)
+        resolve = ResolveFlow(kommo_client(self.town), self.rules, (Lane.ENCHARGE, Lane.ORTTO), clock=self.clock)
         self.desk.carry(resolve, Lane.RESOLVE)
         return ids
 

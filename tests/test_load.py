@@ -33,9 +33,10 @@ MARTAS_EMAIL = "marta.keller@northbay-logistics.example"
 
 
 @pytest.fixture(autouse=True)
-def a_little_patience(town: Town) -> None:
-    """Have Kommo allow 10 calls a second: those of two seconds may bunch up on their way, on a busy machine."""
-    town.kommo.switch(rate=10)
+def a_little_patience(request: pytest.FixtureRequest, town: Town) -> None:
+    """Where other tests keep the machine busy, have Kommo allow 10 calls a second: they may bunch up on their way."""
+    if not request.node.get_closest_marker("alone"):
+        town.kommo.switch(rate=10)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def env(town: Town, tmp_path: Path, database_url: str) -> dict[str, str]:
 
 @pytest.mark.alone
 def test_a_burst_arrives_once_each_and_never_asks_kommo_too_often(service: Service, town: Town) -> None:
-    """We ask Kommo 7 times a second: one by one, the 400 calls for 200 deals would take almost a minute."""
+    """Kommo takes 7 calls a second here: one by one, the 400 for 200 deals would take almost a minute."""
     emails = sorted(add_deals(town, 200).values())
     deals = [int(deal) for deal, lead in town.kommo.state()["leads"].items() if "burst" in lead["name"]]
     began = time.monotonic()
@@ -54,7 +55,7 @@ def test_a_burst_arrives_once_each_and_never_asks_kommo_too_often(service: Servi
     answers = at_once([partial(service.post, "kommo", stage_hook(deal), FORM) for deal in deals], 32)
 
     both = (lambda: town.encharge.state()["events"], lambda: town.ortto.state()["activities"])
-    eventually(lambda: all(len(what()) >= 200 for what in both), 50)
+    eventually(lambda: all(len(what()) >= 200 for what in both))
     seconds = time.monotonic() - began
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["status"] for answer in answers} <= {"delivered", "accepted"}
@@ -64,9 +65,9 @@ def test_a_burst_arrives_once_each_and_never_asks_kommo_too_often(service: Servi
     assert sorted(activity["email"] for activity in found["ortto_activities"]) == emails
     assert town.ortto.state()["counters"]["duplicates"] == 0
     assert town.kommo.count(status=429) == 0
-    # A tenth of it where nothing else runs: the slower the webhooks come in, the smaller are the batches.
-    assert town.kommo.count() < 200
-    assert seconds < 50
+    # The slower the webhooks come in, the smaller are the batches.
+    assert town.kommo.count() < 100
+    assert seconds < 30
 
 
 SETTINGS_FORM = stage_hook(MARTA, at=1_767_607_800)

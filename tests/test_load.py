@@ -34,7 +34,7 @@ MARTAS_EMAIL = "marta.keller@northbay-logistics.example"
 
 @pytest.fixture(autouse=True)
 def a_little_patience(request: pytest.FixtureRequest, town: Town) -> None:
-    """Where other tests keep the machine busy, have Kommo allow 10 calls a second: they may bunch up on their way."""
+    """Where other tests keep the machine busy, have Kommo allow 10 calls a second: they bunch up on their way."""
     if not request.node.get_closest_marker("alone"):
         town.kommo.switch(rate=10)
 

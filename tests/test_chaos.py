@@ -60,7 +60,8 @@ class Vendors:
     def hear(self, deal: Deal, stage: int, *, key: str = "") -> None:
         """Let both platforms hear of a stage."""
         name, label = load.stage_name(stage), load.stage_label(stage)
-        self.encharge.track(email=deal.email, event="moved", properties={"lead_id": str(deal.id), "stage": name})
+        who = Person(deal.email, "", "", {})
+        self.encharge.track(who, event="moved", properties={"lead_id": str(deal.id), "stage": name})
         attributes = {"str:cm:lead-id": str(deal.id), "str:cm:stage": label}
         fields = {"str:cm:kommo-stage": label}
         activity = Activity(

@@ -68,6 +68,8 @@ class BroadcastActivity:
 class EnchargeClient:
     """The calls to one Encharge account in the documented dialect. Every method raises ApiError."""
 
+    EVENTS_CARRY_PEOPLE = True  # one call upserts the person and records the event
+
     def __init__(
         self,
         url: str,
@@ -88,12 +90,12 @@ class EnchargeClient:
 
     def upsert_people(self, people: Sequence[Person]) -> None:
         """Create or update people; fields that are not sent stay."""
-        self._http.post("/people", [{**_names(person), **person.fields} for person in people])
+        self._http.post("/people", [_flat(person) for person in people])
 
-    def track(self, *, email: str, event: str, properties: Mapping[str, Any]) -> None:
-        """Record an event of a person."""
+    def track(self, person: Person, *, event: str, properties: Mapping[str, Any]) -> None:
+        """Record an event of a person, who is upserted with it if `EVENTS_CARRY_PEOPLE`."""
         # Reference: https://docs.encharge.io/getting-started/connecting-your-app-to-encharge/ingest-api
-        self._ingest.post("/", {"name": event, "user": {"email": email}, "properties": dict(properties)})
+        self._ingest.post("/", {"name": event, "user": _flat(person), "properties": dict(properties)})
 
     def add_tag(self, *, email: str, tag: str) -> None:
         """Put a tag on a person, who must exist."""
@@ -139,6 +141,8 @@ class EnchargeClient:
 class ArticleEnchargeClient(EnchargeClient):
     """The same calls in the article's dialect."""
 
+    EVENTS_CARRY_PEOPLE = False
+
     @staticmethod
     def _key(key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
@@ -148,9 +152,9 @@ class ArticleEnchargeClient(EnchargeClient):
         for person in people:
             self._http.post("/people", {**_names(person), "fields": dict(person.fields)})
 
-    def track(self, *, email: str, event: str, properties: Mapping[str, Any]) -> None:
+    def track(self, person: Person, *, event: str, properties: Mapping[str, Any]) -> None:
         """Record an event of a person."""
-        self._http.post("/events", {"name": event, "email": email, "properties": dict(properties)})
+        self._http.post("/events", {"name": event, "email": person.email, "properties": dict(properties)})
 
     def broadcast_activity(self, broadcast_id: int) -> list[BroadcastActivity] | None:
         """Return who did what with a broadcast, as Encharge lists it."""
@@ -161,6 +165,10 @@ class ArticleEnchargeClient(EnchargeClient):
                 # The article shows the call and not its answer.
                 answer = next((answer[name] for name in ACTIVITY_LISTS if name in answer), None)
             return [_activity(item) for item in answer]
+
+
+def _flat(person: Person) -> dict[str, Any]:
+    return {**_names(person), **person.fields}
 
 
 def _names(person: Person) -> dict[str, str]:

@@ -53,7 +53,7 @@ class CurrentStages:
 
 
 class EnchargeFlow:
-    """Upserts persons in one call, then records events, those of one deal in their order."""
+    """Records events, those of one deal in their order, and writes their persons: with them, or all before."""
 
     def __init__(
         self, client: EnchargeClient, stages: CurrentStages, *, by_tag: bool = False, latest_only: bool = False
@@ -61,49 +61,66 @@ class EnchargeFlow:
         self._client = client
         self._stages = stages
         self._by_tag = by_tag
+        self._together = client.EVENTS_CARRY_PEOPLE and not by_tag
         self._latest_only = latest_only
         self._pool = ThreadPoolExecutor(EVENTS_AT_ONCE, thread_name_prefix="encharge-events")
 
     def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
-        """Carry out a batch: all persons, then the events of those whose person was taken."""
+        """Carry out a batch: the events of those whose person was taken."""
         skips, batch = superseded(batch, ledger) if self._latest_only else ({}, batch)
         try:
             news = self._stages.refresh(batch, Lane.ENCHARGE)
         except ApiError as error:
             return skips | dict.fromkeys((job.id for job in batch), error)
-        failed = self._upsert(batch, news, ledger)
+        # The latest news of a person stands for the earlier ones.
+        people = {item.email: _person(item) for item in (news[job.id] for job in batch)}
+        failed = {} if self._together else self._upsert(batch, news, people, ledger)
         by_deal: dict[str, list[Job]] = defaultdict(list)
         for job in batch:
             by_deal[job.order_key].append(job)
         results = skips
-        for part in self._pool.map(lambda jobs: self._track(jobs, news, failed, ledger), by_deal.values()):
+
+        def track(jobs: Sequence[Job]) -> dict[int, Result]:
+            return self._track(jobs, news, people, failed, ledger)
+
+        for part in self._pool.map(track, by_deal.values()):
             results |= part
         return results
 
-    def _upsert(self, batch: Sequence[Job], news: Mapping[int, StageNews], ledger: Ledger) -> dict[int, Result]:
+    def _upsert(
+        self,
+        batch: Sequence[Job],
+        news: Mapping[int, StageNews],
+        people: Mapping[str, Person],
+        ledger: Ledger,
+    ) -> dict[int, Result]:
         """Write the persons; return the errors of those that were not taken."""
         waiting = [job for job in batch if not ledger.finished(job, PERSON)]
-        # The latest news of a person stands for the earlier ones.
-        people = {news[job.id].email: _person(news[job.id]) for job in waiting}
-        errors = dict(
-            zip(people, deliver(list(people.values()), self._client.upsert_people, PEOPLE_A_CALL), strict=True)
-        )
+        wanted = list(dict.fromkeys(news[job.id].email for job in waiting))
+        outcomes = deliver([people[email] for email in wanted], self._client.upsert_people, PEOPLE_A_CALL)
+        errors = dict(zip(wanted, outcomes, strict=True))
         ledger.finish([(job, PERSON) for job in waiting if errors[news[job.id].email] is None])
         return {job.id: error for job in waiting if (error := errors[news[job.id].email])}
 
     def _track(
-        self, jobs: Sequence[Job], news: Mapping[int, StageNews], failed: Mapping[int, Result], ledger: Ledger
+        self,
+        jobs: Sequence[Job],
+        news: Mapping[int, StageNews],
+        people: Mapping[str, Person],
+        failed: Mapping[int, Result],
+        ledger: Ledger,
     ) -> dict[int, Result]:
         """Record the events of one deal, in order, up to the first that must be tried again."""
         results: dict[int, Result] = {}
         for job in jobs:
-            result = failed.get(job.id) or self._track_one(job, news[job.id], ledger)
+            told = news[job.id]
+            result = failed.get(job.id) or self._track_one(job, told, people[told.email], ledger)
             results[job.id] = result
             if must_wait(result):
                 break
         return {job.id: results.get(job.id, HELD) for job in jobs}
 
-    def _track_one(self, job: Job, news: StageNews, ledger: Ledger) -> Result:
+    def _track_one(self, job: Job, news: StageNews, person: Person, ledger: Ledger) -> Result:
         if ledger.finished(job, EVENT):
             return Outcome(State.DONE, ledger.note(job, EVENT))
         again = ledger.begun(job, EVENT)
@@ -113,7 +130,7 @@ class EnchargeFlow:
             if self._by_tag:
                 self._client.add_tag(email=news.email, tag=news.event)
             else:
-                self._client.track(email=news.email, event=news.event, properties=_properties(news))
+                self._client.track(person, event=news.event, properties=_properties(news))
         except ApiError as error:
             if not error.ambiguous and not again:
                 ledger.forget([(job, EVENT)])

@@ -28,6 +28,14 @@ ZOE = Person(
     last_name="Example",
     fields={"kommo_lead_id": "41500011", "kommo_current_stage": "qualified", "jobTitle": "Head of Sales"},
 )
+ZOE_FLAT = {
+    "email": "zoe@example.com",
+    "firstName": "Zoë",
+    "lastName": "Example",
+    "kommo_lead_id": "41500011",
+    "kommo_current_stage": "qualified",
+    "jobTitle": "Head of Sales",
+}
 NAMELESS = Person(email="kim@example.com", first_name="", last_name="", fields={})
 PROPERTIES = {"lead_id": "41500011", "stage": "qualified", "pipeline_id": None, "deal_value": 1500}
 
@@ -84,14 +92,7 @@ def test_people_go_flat_in_one_call_without_empty_names(
             "POST",
             f"{API}/people",
             [
-                {
-                    "email": "zoe@example.com",
-                    "firstName": "Zoë",
-                    "lastName": "Example",
-                    "kommo_lead_id": "41500011",
-                    "kommo_current_stage": "qualified",
-                    "jobTitle": "Head of Sales",
-                },
+                ZOE_FLAT,
                 {"email": "kim@example.com"},
             ],
         )
@@ -104,13 +105,13 @@ def test_an_event_goes_to_the_ingest_host_with_the_write_key(
 ) -> None:
     wire.post(f"{INGEST}/", body=answer(body) if body.endswith("json") else body, match=[with_write_key])
 
-    encharge.track(email="zoe@example.com", event="deal_moved_to_qualified", properties=PROPERTIES)
+    encharge.track(ZOE, event="deal_moved_to_qualified", properties=PROPERTIES)
 
     assert sent(wire) == [
         (
             "POST",
             f"{INGEST}/",
-            {"name": "deal_moved_to_qualified", "user": {"email": "zoe@example.com"}, "properties": PROPERTIES},
+            {"name": "deal_moved_to_qualified", "user": ZOE_FLAT, "properties": PROPERTIES},
         )
     ]
 
@@ -118,10 +119,10 @@ def test_an_event_goes_to_the_ingest_host_with_the_write_key(
 def test_without_a_write_key_the_ingest_host_gets_the_api_key(wire: responses.RequestsMock) -> None:
     wire.post(f"{INGEST}/", match=[with_api_key])
 
-    EnchargeClient(API, INGEST, API_KEY, None).track(email="zoe@example.com", event="e", properties={})
+    EnchargeClient(API, INGEST, API_KEY, None).track(NAMELESS, event="e", properties={})
 
     assert sent(wire) == [
-        ("POST", f"{INGEST}/", {"name": "e", "user": {"email": "zoe@example.com"}, "properties": {}})
+        ("POST", f"{INGEST}/", {"name": "e", "user": {"email": NAMELESS.email}, "properties": {}})
     ]
 
 
@@ -168,7 +169,7 @@ def test_the_article_posts_events_to_the_rest_host(
 ) -> None:
     wire.post(f"{API}/events", match=[with_bearer])
 
-    article.track(email="zoe@example.com", event="deal_moved_to_qualified", properties=PROPERTIES)
+    article.track(ZOE, event="deal_moved_to_qualified", properties=PROPERTIES)
 
     assert sent(wire) == [
         (
@@ -517,7 +518,7 @@ def test_an_error_of_the_ingest_api_is_a_text(
     wire.post(f"{INGEST}/", status=status, body=answer(fixture))
 
     with pytest.raises(ApiError) as caught:
-        encharge.track(email="zoe@example.com", event="e", properties={})
+        encharge.track(ZOE, event="e", properties={})
 
     assert str(caught.value) == f"Encharge Ingest: POST / answered {status}: {words}"
     assert vars(caught.value) == {
@@ -567,7 +568,7 @@ def test_no_key_is_told(wire: responses.RequestsMock, encharge: EnchargeClient) 
     wire.post(f"{INGEST}/", status=403, json={"error": f"{WRITE_KEY} is not a write key"})
 
     with pytest.raises(ApiError) as caught:
-        encharge.track(email="zoe@example.com", event="e", properties={})
+        encharge.track(ZOE, event="e", properties={})
 
     assert str(caught.value) == "Encharge Ingest: POST / answered 403: *** is not a write key"
     assert WRITE_KEY not in repr(caught.value)

@@ -37,7 +37,7 @@ def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: st
             "at": at,
             "event_id": event.id,
         }
-        connection.execute(upserts.set_consent, said)
+        connection.execute(upserts.set_consent if event.occurred_at else upserts.set_consent_now, said)
 
 
 def seen(connection: Connection, event_id: int, moments: float) -> Seen:

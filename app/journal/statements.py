@@ -219,10 +219,21 @@ class Upserts:
         said = add(consents)
         new, old = said.excluded, consents.c
         self.set_consent: Executable = said.on_conflict_do_update(
-            index_elements=[consents.c.email, consents.c.source],
+            index_elements=[old.email, old.source],
             set_={"unsubscribed": new.unsubscribed, "at": new.at, "event_id": new.event_id},
             # The latest counts, whenever it comes; of two at the same time the stricter.
             where=or_(new.at > old.at, and_(new.at == old.at, new.unsubscribed > old.unsubscribed)),
+        )
+        said = add(consents)
+        new = said.excluded
+        # What has no time of its own is the latest when it comes, even if our clock was set back since.
+        self.set_consent_now: Executable = said.on_conflict_do_update(
+            index_elements=[old.email, old.source],
+            set_={
+                "unsubscribed": new.unsubscribed,
+                "at": case((new.at > old.at, new.at), else_=old.at),
+                "event_id": new.event_id,
+            },
         )
         pause = add(lanes)
         self.pause: Executable = pause.on_conflict_do_update(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import EmailActivity, Event, Job, Lane, Outcome, Seen, Source, State, Step, Webhook
@@ -353,6 +353,7 @@ class Journal:
             ids = list(connection.scalars(old.limit(PURGE_LIMIT)))
             connection.execute(delete(jobs).where(jobs.c.event_id.in_(ids)))
             connection.execute(delete(events).where(events.c.id.in_(ids)))
+            connection.execute(update(sightings).where(sightings.c.event_id.in_(ids)).values(event_id=None))
             connection.execute(
                 delete(webhooks).where(
                     webhooks.c.received_at < before,

@@ -97,7 +97,7 @@ sightings = Table(
     "sightings",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("event_id", Id, nullable=False, unique=True),
+    Column("event_id", Id, unique=True),  # empty once the event is forgotten: its id may be given again
     Column("who", Text, nullable=False),  # the email address, or what stands for a person without one
     Column("kind", Text, nullable=False),
     Column("campaign", Text, nullable=False),

@@ -183,12 +183,15 @@ def _check_tasks(findings: Findings, deal: Deal, sides: Sides, seen: Sequence[st
 
 
 def _check_fields(findings: Findings, deal: Deal, sides: Sides, seen: Mapping[str, str]) -> None:
-    """Each field says what the last of its facts wanted."""
+    """The last activity is the last one, and the status is how the consent stands."""
     wanted: dict[str, str] = {}
-    for name, words in (("Last email activity", ("ortto click", "ortto open")), ("Email status", ("subscribe",))):
-        facts = sides.possible(*words)
-        if facts and facts[-1] in sides.sure:
-            wanted[name] = _value(facts[-1])
+    facts = sides.possible("ortto click", "ortto open")
+    if facts and facts[-1] in sides.sure:
+        kind = "clicked" if facts[-1].kind.endswith("click") else "opened"
+        wanted["Last email activity"] = f"email_{kind}: {facts[-1].campaign}"
+    unsubscribed = _unsubscribed(sides)
+    if unsubscribed is not None:
+        wanted["Email status"] = "Unsubscribed" if unsubscribed else "Subscribed"
     for name, value in wanted.items():
         findings.expected += 1
         if seen.get(name) == value:
@@ -198,19 +201,28 @@ def _check_fields(findings: Findings, deal: Deal, sides: Sides, seen: Mapping[st
             findings.wrong_state.append((deal.id, sentence))
 
 
-def _value(fact: Fact) -> str:
-    if fact.kind.endswith("subscribe"):
-        return "Unsubscribed" if fact.kind.endswith("unsubscribe") else "Subscribed"
-    return f"email_{'clicked' if fact.kind.endswith('click') else 'opened'}: {fact.campaign}"
+def _unsubscribed(sides: Sides) -> bool | None:
+    """Say whether the person is unsubscribed at any platform; None if that cannot be told, or nothing was said.
+
+    The last word of each platform counts; of two in one second of Ortto's the stricter.
+    """
+    words: list[bool] = []
+    for platform in ("encharge", "ortto"):
+        facts = sides.possible(f"{platform} unsubscribe", f"{platform} resubscribe")
+        # Encharge's events have no time of their own: they count as they come.
+        facts = [fact for fact in facts if fact.at == facts[-1].at] if platform == "ortto" else facts[-1:]
+        if any(fact not in sides.sure for fact in facts):
+            return None
+        words += [any(fact.kind.endswith("unsubscribe") for fact in facts)] if facts else []
+    return any(words) if words else None
 
 
 def _check_tags(findings: Findings, deal: Deal, sides: Sides, seen: Sequence[str]) -> None:
-    """The contact is tagged if the last thing it said was that it wants no mail."""
-    facts = sides.possible("subscribe")
-    if not facts or facts[-1] not in sides.sure:
+    """The contact is tagged if it is unsubscribed anywhere."""
+    wanted = _unsubscribed(sides)
+    if wanted is None:
         return
     findings.expected += 1
-    wanted = facts[-1].kind.endswith("unsubscribe")
     if (UNSUBSCRIBED in seen) == wanted:
         findings.delivered += 1
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts import FIELDS, Clock, Desk, email_event, kommo_client
+from parts import FIELDS, WEBHOOK, Clock, Desk, email_event, kommo_client
 from support import ROOT, add_deals
 
 from app import mapping
@@ -79,6 +79,14 @@ def test_any_order_of_the_same_events_leaves_the_same_state(journal: Journal, ev
     Desk(journal).record(*mine)
 
     assert journal.unsubscribed([email]).get(email, ()) == stands(events)
+
+
+def test_what_has_no_time_of_its_own_counts_when_it_comes_even_if_the_clock_was_set_back(journal: Journal) -> None:
+    for number, (kind, now) in enumerate([(OUT, AT + 3600), (IN, AT)]):
+        event = replace(said(ORTTO, kind, AT), occurred_at=None, dedupe_key=f"untimed {number}")
+        journal.record(WEBHOOK, [(event, None)], now=now)
+
+    assert journal.unsubscribed([EMAIL]) == {}
 
 
 def test_nobody_is_unsubscribed_of_whom_nothing_is_known(journal: Journal) -> None:

@@ -13,7 +13,7 @@ def upgrade() -> None:
     op.create_table(
         "sightings",
         sa.Column("id", ID, primary_key=True),
-        sa.Column("event_id", ID, nullable=False, unique=True),
+        sa.Column("event_id", ID, unique=True),
         sa.Column("who", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("campaign", sa.Text, nullable=False),

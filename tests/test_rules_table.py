@@ -513,6 +513,19 @@ CONDITIONS = [
         answer=no_rule("email_clicked from encharge"),
     ),
     Row(
+        "link: a * alone is any link",
+        encharge("email_clicked", link="https://a.example/blog"),
+        rules=when('link: "*"'),
+        writes=TELLS,
+        reads=2,
+    ),
+    Row(
+        "link: a * alone, and none is told",
+        click,
+        rules=when('link: "*"'),
+        answer=no_rule("email_clicked from encharge"),
+    ),
+    Row(
         "first: the first click in a campaign",
         click,
         [opened, encharge("email_clicked", campaign="Other")],
@@ -617,6 +630,20 @@ CONDITIONS = [
         click,
         rules=when("field: {contact.POSITION: owner}"),
         answer=not_here(),
+        reads=2,
+    ),
+    Row(
+        "field: a checkbox that is ticked",
+        encharge("email_clicked", ZOE),
+        rules=when(f'field: {{lead.{NEWSLETTER}: "yes"}}'),
+        writes=[told(ZOE_DEAL, ZOE)],
+        reads=2,
+    ),
+    Row(
+        "field: a price of nothing",
+        encharge("email_clicked", ADA),
+        rules=when('field: {lead.price: "0"}'),
+        writes=[told(ADA_TASTING, ADA)],
         reads=2,
     ),
     Row(

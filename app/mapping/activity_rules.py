@@ -34,7 +34,7 @@ from app.mapping.rows import (
     is_kommo_value,
     placeholders,
 )
-from app.mapping.texts import flat, render, shortened, words_of
+from app.mapping.texts import flat, plain, render, shortened, words_of
 
 LONGEST_VALUE = 255  # characters of a deal field's value
 
@@ -137,7 +137,7 @@ class ActivityRules:
         if when.tag and not _has_tag(contact, when.tag):
             return False
         return all(
-            _contains(words, str(kommo_value(name, context) or "")) for name, words in (when.field or {}).items()
+            _contains(words, plain(kommo_value(name, context))) for name, words in (when.field or {}).items()
         )
 
     def _is_in(self, lead: Lead | None, stages: Collection[int | str]) -> bool:
@@ -275,9 +275,12 @@ def _has_tag(contact: Contact | None, names: Iterable[str]) -> bool:
 
 
 def _contains(words: Iterable[str], text: str) -> bool:
-    """Say whether one of the words stands in a text, whatever the case; a `*` stands for anything in between."""
+    """Say whether one of the words stands in a text, whatever the case; a `*` stands for anything in between.
+
+    Nothing stands in an empty text, not even a `*` alone.
+    """
     folded = _folded(text)
-    return any(_stands_in(_folded(word), folded) for word in words)
+    return bool(folded) and any(_stands_in(_folded(word), folded) for word in words)
 
 
 def _stands_in(word: str, text: str) -> bool:

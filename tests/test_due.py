@@ -135,8 +135,18 @@ CASES = {
     ),
     "at a time when the team has gone": (
         in_office(due_in=0, due_at=20 * 60),
-        wall("03-06 11:00"),
-        wall("03-09 09:00"),
+        wall("03-03 11:00"),
+        wall("03-04 09:00"),
+    ),
+    "at a time on Saturday, so at that time on Monday": (
+        in_office(due_in=0, due_at=14 * 60 + 30),
+        wall("03-06 17:00"),
+        wall("03-09 14:30"),
+    ),
+    "at midnight after Friday, so when Monday begins": (
+        replace(on_the_wall("24:00"), hours=replace(OFFICE, opens=0, closes=24 * 60)),
+        wall("03-06 17:00"),
+        wall("03-09 00:00"),
     ),
 }
 

@@ -1068,6 +1068,14 @@ CONSENT = [
         leaves={MARTA_CONTACT: ["Email Unsubscribed"]},
     ),
     Row(
+        "an unsubscribe that is dated years ahead: a resubscription undoes it all the same",
+        resubscribes,
+        [encharge("unsubscribed", occurred_at="2090-01-01T00:00:00Z"), later(DAY)],
+        writes=[SUBSCRIBED, untags(MARTA_CONTACT)],
+        reads=4,
+        leaves={MARTA_CONTACT: []},
+    ),
+    Row(
         "both at the same moment: the stricter",
         at(resubscribes, "09:00:00"),
         [at(unsubscribes, "09:00:00")],

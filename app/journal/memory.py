@@ -12,6 +12,7 @@ from app.journal import statements as sql
 from app.journal.rows import read_response, read_steps
 
 LONGEST_CAMPAIGN = 200  # characters by which campaigns are told apart
+AHEAD_SECONDS = 300  # how far a platform's clock may be ahead of ours
 
 
 def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: str, now: float) -> None:
@@ -22,7 +23,8 @@ def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: st
     activity = event.data
     if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
         return
-    at = event.occurred_at or now
+    # Consent dated years ahead could not be changed any more, and nobody would be quiet until then.
+    at = min(event.occurred_at or now, now + AHEAD_SECONDS)
     campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
     sighting = {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
     connection.execute(upserts.sight, sighting)

@@ -814,6 +814,13 @@ TASKS = [
         reads=3,
     ),
     Row(
+        "within_cooldown: extend, but the task is full: it stays as it is",
+        encharge("email_clicked", campaign="e" * 250),
+        [encharge("email_clicked", campaign=letter * 250) for letter in "abcd"],
+        action(f'{{task: {{text: "{"{campaign}" * 7}", within_cooldown: extend}}}}'),
+        reads=3,
+    ),
+    Row(
         "within_cooldown: extend, and the cooldown is over: a task of its own",
         click,
         [click, later(DAY)],
@@ -830,6 +837,14 @@ NOTES_FIELDS_TAGS = [
         [click, later(9 * MINUTE)],
         GATHERS,
         writes=[note_longer(f"clicked a link: {PRICING}", "clicked a link: Demo")],
+        reads=3,
+    ),
+    Row(
+        "gather: the note is full, so the next click has a note of its own",
+        encharge("email_clicked", campaign="e" * 250),
+        [encharge("email_clicked", campaign=letter * 250) for letter in "abcd"],
+        action(f'{{note: {{text: "{"{campaign}" * 7}", gather: 10m}}}}'),
+        writes=[note(MARTA_DEAL, "e" * 1_750)],
         reads=3,
     ),
     Row(

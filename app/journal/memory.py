@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection
 
-from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response, Seen, Source
+from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response, Seen, SeenClick, Source
 from app.journal import statements as sql
-from app.journal.rows import read_response, read_steps
+from app.journal.rows import read_activity, read_response, read_steps
 
 LONGEST_CAMPAIGN = 200  # characters by which campaigns are told apart
 AHEAD_SECONDS = 300  # how far a platform's clock may be ahead of ours
@@ -49,11 +49,14 @@ def seen(connection: Connection, event_id: int, moments: float) -> Seen:
     last = connection.execute(sql.LAST_ACT, before).scalar()
     near = same | {"from_": mine["at"] - moments, "to_": mine["at"] + moments}
     partner = connection.execute(sql.PARTNER, near).first() if moments else None
+    click = None
+    if partner and partner.kind == Kind.EMAIL_CLICKED:
+        click = SeenClick(partner.event_id, read_activity(partner.data), seen(connection, partner.event_id, 0))
     return Seen(
         first=connection.execute(sql.SEEN_BEFORE, same).first() is None,
         quiet_seconds=None if last is None else max(0.0, mine["at"] - last),
         open_id=partner.event_id if partner and partner.kind == Kind.EMAIL_OPENED else 0,
-        click_id=partner.event_id if partner and partner.kind == Kind.EMAIL_CLICKED else 0,
+        click=click,
     )
 
 

@@ -163,7 +163,8 @@ SEEN_BEFORE = (
 )
 LAST_ACT = select(func.max(sightings.c.at)).where(_before, _acts)
 PARTNER = (
-    select(sightings.c.event_id, sightings.c.kind)
+    select(sightings.c.event_id, sightings.c.kind, events.c.data)
+    .join(events, events.c.id == sightings.c.event_id)
     .where(
         _before,
         _acts,

@@ -20,6 +20,7 @@ from app.events import (
     Owed,
     Response,
     Seen,
+    SeenClick,
     WorkingHours,
 )
 from app.mapping.due import ALWAYS
@@ -88,10 +89,8 @@ class ActivityRules:
         names = self._wanted(event, activity, context, seen)
         if not names:
             return f"no rule is for {event.kind} from {event.source} of this deal and contact"
-        if event.kind == Kind.EMAIL_OPENED and seen.click_id:
-            click = replace(event, kind=Kind.EMAIL_CLICKED)
-            if self._wanted(click, activity, context, seen):
-                return f"one signal with the click of event {seen.click_id}"
+        if event.kind == Kind.EMAIL_OPENED and seen.click and self._tells(event, seen.click, context):
+            return f"one signal with the click of event {seen.click.event_id}"
         words = words_of(
             event,
             activity,
@@ -111,6 +110,12 @@ class ActivityRules:
             consent=_consent(event, context) if event.kind in CONSENT_KINDS else None,
         )
         return (Owed(Lane.KOMMO, f"lead:{lead.id}" if lead else f"contact:{response.contact_id}", response),)
+
+    def _tells(self, opened: Event, click: SeenClick, context: Context) -> bool:
+        """Say whether the click beside an open does something: else the open must be told for itself."""
+        event = replace(opened, kind=Kind.EMAIL_CLICKED, data=click.activity)
+        refused = self.refusal(event, click.activity)
+        return not refused and bool(self._wanted(event, click.activity, context, click.seen))
 
     def _wanted(
         self, event: Event, activity: EmailActivity, context: Context | None = None, seen: Seen | None = None

@@ -577,6 +577,22 @@ CONDITIONS = [
         reads=2,
     ),
     Row(
+        "quiet: the open just before the click has ended it",
+        click,
+        [opened, later(5)],
+        when("quiet: 30d, event: email_clicked"),
+        answer=not_here(),
+        reads=2,
+    ),
+    Row(
+        "quiet: the open that ends it, where both are named",
+        opened,
+        [later(5)],
+        when("quiet: 30d, event: [email_opened, email_clicked]"),
+        writes=[told(did="opened an email")],
+        reads=2,
+    ),
+    Row(
         "quiet: a bounce is nothing that the person did",
         click,
         [encharge("bounced")],

@@ -136,7 +136,7 @@ def no_rule(hook: str, rest: str = f"with campaign '{PRICING}'") -> Answer:
 
 
 def not_here(hook: str = "email_clicked from encharge") -> Answer:
-    return no_rule(hook, "of this deal and contact, or after what came before")
+    return no_rule(hook, "of this deal, contact and history")
 
 
 def nothing_to_do(actions: str) -> Answer:

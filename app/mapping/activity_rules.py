@@ -88,7 +88,7 @@ class ActivityRules:
             return _nobody(event, activity, context)
         names = self._wanted(event, activity, context, seen)
         if not names:
-            return f"no rule is for {event.kind} from {event.source} of this deal and contact, or after what came before"
+            return f"no rule is for {event.kind} from {event.source} of this deal, contact and history"
         if event.kind == Kind.EMAIL_OPENED and seen.click and self._tells(event, seen.click, context):
             return f"one signal with the click of event {seen.click.event_id}"
         words = words_of(

@@ -216,7 +216,16 @@ class Seen:
     first: bool = True  # nothing of this kind in this campaign before
     quiet_seconds: float | None = None  # since the last open or click before; None: there was none
     open_id: int = 0  # the event of an open in this campaign, moments before or after
-    click_id: int = 0  # the same of a click
+    click: SeenClick | None = None  # the same of a click
+
+
+@dataclass(frozen=True)
+class SeenClick:
+    """A click of which an open may be the same signal; `seen`: what the person had done before it."""
+
+    event_id: int
+    activity: EmailActivity
+    seen: Seen
 
 
 # -- what is owed --

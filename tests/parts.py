@@ -72,10 +72,10 @@ def encharge_client(town: Town, dialect: str = "documented") -> EnchargeClient:
     return made(*urls, town.encharge.api_key, town.encharge.write_key)
 
 
-def rules_of(path: Path, text: str) -> Rules:
+def rules_of(path: Path, text: str, variables: Mapping[str, int | None] = FIELDS) -> Rules:
     """Return the rules of a mapping file with this text."""
     path.write_text(text, encoding="utf-8")
-    return mapping.load(path, FIELDS)
+    return mapping.load(path, variables)
 
 
 def stage_event(lead_id: int, status_id: int, number: int = 0, *, pipeline_id: int | None = PIPELINE) -> Event:

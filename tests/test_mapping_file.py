@@ -42,6 +42,10 @@ def rule(rest: str) -> str:
     return f"version: 1\nrules:\n  - {rest}\nactions:\n  note: {{note: {{text: Hello}}}}\n"
 
 
+def hours(rest: str) -> str:
+    return f"version: 1\nworking_hours: {{{rest}}}\n"
+
+
 def action(rest: str) -> str:
     return f"version: 1\nactions:\n  ping:\n    {rest}\n"
 
@@ -68,6 +72,15 @@ PLACEHOLDERS = (
     "email, name, first_name, last_name, campaign, subject, link, event, did, platform, source, time, lead, "
     "lead_id, price, stage"
 )
+KOMMO_SOURCE = (
+    "line 3: rules[0].when.field.{0} cannot be {0!r}: write lead.price, company.name, "
+    "or lead., contact. or company. with a field's code or id."
+)
+ZONE = "line 2: time_zone must be a time zone like Europe/Berlin, not {!r}"
+DAYS = "line 2: working_hours.days must be days like mon-fri, or a list like [mon, wed]."
+CLOCK = "line 2: working_hours.{} must be a time of the day like 09:30, not {!r}."
+FLAG = "line 3: rules[0].when.first must be true or false, without quotes."
+ASSIGNEE = "line 4: actions.ping.task.assign_to "
 KINDS = "email_opened, email_clicked, unsubscribed, resubscribed, bounced, journey_completed"
 ALIAS = "line 4: & and * (anchors and aliases) are not allowed; write it out, or quote the text."
 INVALID = "not valid YAML ({}); look at the indentation, colons and quotes here and just above."
@@ -332,6 +345,158 @@ BAD = {
     "a tag with a placeholder": (
         action("tag: {name: 'Opened {campaign}'}"),
         "line 4: actions.ping.tag.name takes no placeholders: a tag has the same name for everybody.",
+    ),
+    "a time zone misspelt": (
+        "version: 1\ntime_zone: Europe/Berln\n",
+        ZONE.format("Europe/Berln") + "; did you mean 'Europe/Berlin'?",
+    ),
+    "a time zone in small letters": (
+        "version: 1\ntime_zone: europe/berlin\n",
+        ZONE.format("europe/berlin") + "; did you mean 'Europe/Berlin'?",
+    ),
+    "a time zone that is nothing like any": ("version: 1\ntime_zone: here\n", ZONE.format("here") + "."),
+    "a time zone that is a path": (
+        "version: 1\ntime_zone: ../../etc/hosts\n",
+        ZONE.format("../../etc/hosts") + ".",
+    ),
+    "an empty time zone": (
+        'version: 1\ntime_zone: ""\n',
+        "line 2: time_zone is empty: fill it in or delete the line.",
+    ),
+    "a day misspelt": (
+        hours('days: mon-fry, from: "09:00", to: "18:00"'),
+        "line 2: working_hours.days has a day we do not know, 'fry'; did you mean 'fri'?",
+    ),
+    "a day in full": (
+        hours('days: [tue, Monday], from: "09:00", to: "18:00"'),
+        "line 2: working_hours.days has a day we do not know, 'monday'; did you mean 'mon'?",
+    ),
+    "a day by its number": (
+        hours('days: [1], from: "09:00", to: "18:00"'),
+        "line 2: working_hours.days has a day we do not know, '1'; known are mon, tue, wed, thu, fri, sat, sun.",
+    ),
+    "no days": (hours('days: [], from: "09:00", to: "18:00"'), DAYS),
+    "days as a number": (hours('days: 5, from: "09:00", to: "18:00"'), DAYS),
+    "hours that end before they begin": (
+        hours('from: "18:00", to: "09:00"'),
+        "line 2: working_hours ends before it begins: `from` must be earlier than `to`.",
+    ),
+    "hours that end as they begin": (
+        hours('from: "09:00", to: "09:00"'),
+        "line 2: working_hours ends before it begins: `from` must be earlier than `to`.",
+    ),
+    "hours without an end": (hours('from: "09:00"'), "line 2: working_hours.to is missing."),
+    "hours that end after midnight": (hours('from: "09:00", to: "24:30"'), CLOCK.format("to", "24:30")),
+    "hours as a number": (hours('from: 9, to: "18:00"'), CLOCK.format("from", 9)),
+    "hours in one word": (
+        "version: 1\nworking_hours: mon-fri\n",
+        "line 2: working_hours must hold keys with values below it.",
+    ),
+    "a misspelt key of the working hours": (
+        hours('form: "09:00", from: "09:00", to: "18:00"'),
+        "line 2: working_hours.form is not a key we know; did you mean 'from'?",
+    ),
+    "one signal without a time": (
+        "version: 1\none_signal: soon\n",
+        "line 2: one_signal must be a time of at most a year like 30m, 2h or 1d, not 'soon'.",
+    ),
+    "nobody to tell without a deal": (
+        "version: 1\nwithout_active_deal: note\n",
+        "line 2: without_active_deal cannot be 'note'; known are skip, contact.",
+    ),
+    "due twice": (
+        action('task: {text: A, due_in: 2h, due_at: "09:00"}'),
+        "line 4: actions.ping.task has both due_in and due_at; delete one.",
+    ),
+    "due at no time": (
+        action("task: {text: A, due_at: 9am}"),
+        "line 4: actions.ping.task.due_at must be a time of the day like 09:30, not '9am'.",
+    ),
+    "an assignee for a pipeline's name": (
+        action("task: {text: A, assign_to: {sales: owner}}"),
+        ASSIGNEE + "has a pipeline that is neither an id nor `other`: 'sales'.",
+    ),
+    "an assignee's name for a pipeline": (
+        action("task: {text: A, assign_to: {7100010: Ann}}"),
+        ASSIGNEE + "must name owner or a Kommo user's id for 7100010, not 'Ann'.",
+    ),
+    "assignees in a list": (
+        action("task: {text: A, assign_to: [owner]}"),
+        ASSIGNEE + "must be owner (of the deal), a Kommo user's id, or one of them for each pipeline's id, "
+        "not ['owner'].",
+    ),
+    "a cooldown for something else": (
+        action("task: {text: A, cooldown_for: contact}"),
+        "line 4: actions.ping.task.cooldown_for cannot be 'contact'; known are deal, kind.",
+    ),
+    "a choice misspelt": (
+        action("task: {text: A, within_cooldown: extends}"),
+        "line 4: actions.ping.task.within_cooldown cannot be 'extends'; did you mean 'extend'?",
+    ),
+    "gather is no time": (
+        action("note: {text: A, gather: a while}"),
+        "line 4: actions.ping.note.gather must be a time of at most a year like 30m, 2h or 1d, not 'a while'.",
+    ),
+    "a stage misspelt in a rule": (
+        "version: 1\nstages: [{stage: proposal_sent, status: 5}]\n"
+        "rules:\n  - when:\n      stage: [5, proposal_send]\n    do: note\nactions: {note: {note: {text: A}}}\n",
+        "line 5: rules[0].when.stage[1] names no stage: 'proposal_send'; did you mean 'proposal_sent'?",
+    ),
+    "a stage in a rule where there are none": (
+        rule("{when: {stage: won}, do: note}"),
+        "line 3: rules[0].when.stage[0] names no stage: 'won'; known are none.",
+    ),
+    "a stage in a rule by its label": (
+        rule("{when: {stage: Proposal sent}, do: note}"),
+        "line 3: rules[0].when.stage[0] must be a stage's name from stages, or a Kommo status id, "
+        "not 'Proposal sent'.",
+    ),
+    "a pipeline by its name": (
+        rule("{when: {pipeline: Sales}, do: note}"),
+        "line 3: rules[0].when.pipeline[0] must be a whole number without quotes.",
+    ),
+    "a pipeline that is no id": (
+        rule("{when: {pipeline: [7100010, 0]}, do: note}"),
+        "line 3: rules[0].when.pipeline[1] must be an id, a whole number above 0.",
+    ),
+    "an empty tag": (
+        rule('{when: {tag: ""}, do: note}'),
+        "line 3: rules[0].when.tag[0] is empty: fill it in or delete the line.",
+    ),
+    "no links": (
+        rule("{when: {link: []}, do: note}"),
+        "line 3: rules[0].when.link is an empty list: fill it in or delete the line.",
+    ),
+    "first in quotes": (rule('{when: {first: "true"}, do: note}'), FLAG),
+    "first as a number": (rule("{when: {first: 1}, do: note}"), FLAG),
+    "quiet without a time": (
+        rule("{when: {quiet: long}, do: note}"),
+        "line 3: rules[0].when.quiet must be a time of at most a year like 30m, 2h or 1d, not 'long'.",
+    ),
+    "a condition on a field of nothing": (
+        rule("{when: {field: {deal.price: x}}, do: note}"),
+        KOMMO_SOURCE.format("deal.price"),
+    ),
+    "a condition on a field that contacts have elsewhere": (
+        rule("{when: {field: {contact.name: x}}, do: note}"),
+        "line 3: rules[0].when.field.contact.name cannot be 'contact.name': "
+        "contact takes a field's code or id there.",
+    ),
+    "a condition on a field without a word": (
+        rule('{when: {field: {contact.POSITION: [CEO, " "]}}, do: note}'),
+        "line 3: rules[0].when.field.contact.POSITION[1] is empty: fill it in or delete the line.",
+    ),
+    "a condition on a field, and no words at all": (
+        rule("{when: {field: contact.POSITION}, do: note}"),
+        "line 3: rules[0].when.field must hold keys with values below it.",
+    ),
+    "a placeholder of the contact that is none": (
+        action("note: {text: '{contact.name}'}"),
+        "line 4: actions.ping.note.text has an unknown placeholder {contact.name}; did you mean 'name'?",
+    ),
+    "a placeholder of the deal that is none": (
+        action("note: {text: '{lead.name}'}"),
+        "line 4: actions.ping.note.text has an unknown placeholder {lead.name}; did you mean 'lead'?",
     ),
 }
 

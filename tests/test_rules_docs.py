@@ -24,6 +24,7 @@ from app.events import (
     Lead,
     Response,
     Seen,
+    SeenClick,
     Source,
 )
 from app.mapping.due import due_at
@@ -123,7 +124,7 @@ def _seen(told: dict[str, str]) -> Seen:
         first=told.get("first") != "no",
         quiet_seconds=float(quiet.removesuffix("d")) * DAY if quiet else None,
         open_id=7 if "opened" in told else 0,
-        click_id=7 if "clicked" in told else 0,
+        click=SeenClick(7, EmailActivity(email="zoe@example.com"), Seen()) if "clicked" in told else None,
     )
 
 

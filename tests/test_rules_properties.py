@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import FIELDS, email_event
 
-from app.events import Company, Contact, Context, EmailActivity, Kind, Lead, Response, Seen, Source
+from app.events import Company, Contact, Context, EmailActivity, Kind, Lead, Response, Seen, SeenClick, Source
 from app.mapping.rows import EMAIL_KINDS, EMAIL_SOURCES, PLACEHOLDERS, MappingRows
 from app.mapping.rules import Rules
 
@@ -127,7 +127,9 @@ seen = st.builds(
     first=st.booleans(),
     quiet_seconds=st.one_of(st.none(), st.floats(0, 1e7)),
     open_id=st.sampled_from([0, 7]),
-    click_id=st.sampled_from([0, 8]),
+    click=st.one_of(
+        st.none(), st.builds(SeenClick, event_id=st.just(8), activity=activities, seen=st.just(Seen()))
+    ),
 )
 
 

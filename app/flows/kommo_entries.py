@@ -123,27 +123,25 @@ class Entries:
             return {}
         entry_ids = self._entry_ids(told, ledger)
         try:
-            entries, refused = read_by_halves(self.by_id, filter(None, entry_ids.values()))
+            entries, _ = read_by_halves(self.by_id, filter(None, entry_ids.values()))
         except ApiError as error:
             return {item.job.id: error for item in told}
-        alone = [item for item in told if entry_ids[item.key] not in entries | refused]
-        rest = [(item, entry_ids[item.key]) for item in told if item not in alone]
-        texts = list(_texts([(item, entries[number]) for item, number in rest if number in entries]).items())
+        alone = [item for item in told if entry_ids[item.key] not in entries]
+        there = [(item, entries[entry_ids[item.key]]) for item in told if entry_ids[item.key] in entries]
+        longer, without_room = _texts(there)
+        texts = list(longer.items())
         outcomes = deliver(texts, lambda part: self.rewrite(dict(part)), WRITES_A_CALL)
-        errors = refused | {
-            number: error for (number, _), error in zip(texts, outcomes, strict=True) if error is not None
-        }
-        done = [(item, entries[number]) for item, number in rest if number not in errors]
+        errors = {number: error for (number, _), error in zip(texts, outcomes, strict=True) if error is not None}
+        full = {item.key for item in without_room}
+        there = [(item, entry) for item, entry in there if item.key not in full]
+        done = [(item, entry) for item, entry in there if entry.id not in errors]
         ledger.finish([item.step for item, _ in done], [self._said(entry) for _, entry in done])
-        failed: dict[int, Result] = {item.job.id: errors[number] for item, number in rest if number in errors}
-        return failed | self._without_entry(alone, ledger)
-
-    def _without_entry(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
-        """Do with what would have been told in an entry that is not there (any more)."""
+        failed: dict[int, Result] = {item.job.id: errors[entry.id] for item, entry in there if entry.id in errors}
         if self.kind == "note":
-            return self._add(todo, ledger)  # what happened must be read somewhere
-        _leave_out(todo, f"{COOLDOWN}, which is gone", ledger)
-        return {}
+            return failed | self._add(alone + without_room, ledger)  # what happened must be read somewhere
+        _leave_out(alone, f"{COOLDOWN}, which is gone", ledger)
+        _leave_out(without_room, f"{COOLDOWN}, which is full", ledger)
+        return failed
 
     def _entry_ids(self, todo: Sequence[Todo], ledger: Ledger) -> dict[tuple[int, str], int]:
         """Return the id of the entry that stands for each action, 0 where none is known."""
@@ -161,15 +159,23 @@ class Entries:
         return f"in {self.kind} {entry.id}" if entry.open else f"none: {self.kind} {entry.id} is completed"
 
 
-def _texts(todo: Sequence[tuple[Todo, Written]]) -> dict[int, str]:
-    """Return the texts that entries must get, by id; what stands there already is not repeated."""
+def _texts(todo: Sequence[tuple[Todo, Written]]) -> tuple[dict[int, str], list[Todo]]:
+    """Return the texts that entries must get, by id, and what has no room there.
+
+    What stands there already is not repeated.
+    """
     texts: dict[int, str] = {}
+    without_room: list[Todo] = []
     for item, entry in todo:
         text, more = texts.get(entry.id, entry.text), item.action.text
+        if not entry.open or f"\n{more}\n" in f"\n{text}\n":
+            continue
         longer = f"{text}\n{more}"
-        if entry.open and f"\n{more}\n" not in f"\n{text}\n" and len(longer) <= LONGEST_TEXT:
+        if len(longer) > LONGEST_TEXT:
+            without_room.append(item)
+        else:
             texts[entry.id] = longer
-    return texts
+    return texts, without_room
 
 
 def _leave_out(todo: Sequence[Todo], words: str, ledger: Ledger) -> None:

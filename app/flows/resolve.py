@@ -134,12 +134,10 @@ class ResolveFlow:
             email = who[job.id].email or ""
             lead = named.get(who[job.id].lead_id or 0)
             person = _person(lead, contacts, email) if lead else None
-            context = self._context(lead, person, email)
-            if lead and lead.active:
-                contexts[job.id] = context
-            if not (lead and lead.active) or job.event.kind in CONSENT_KINDS:
-                emails[job.id] = context.email
-                contexts.setdefault(job.id, replace(context, lead=None))
+            active = lead if lead and lead.active else None
+            contexts[job.id] = self._context(active, person, email)
+            if active is None or job.event.kind in CONSENT_KINDS:
+                emails[job.id] = contexts[job.id].email
         contexts |= self._by_email(contexts, emails)
         return self._with_companies(contexts) if self._rules.activities_need_companies else contexts
 

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection
 
-from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response, Seen, Source
+from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response, Seen, SeenClick, Source
 from app.journal import statements as sql
-from app.journal.rows import read_response, read_steps
+from app.journal.rows import read_activity, read_response, read_steps
 
 LONGEST_CAMPAIGN = 200  # characters by which campaigns are told apart
+AHEAD_SECONDS = 300  # how far a platform's clock may be ahead of ours
 
 
 def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: str, now: float) -> None:
@@ -22,12 +23,10 @@ def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: st
     activity = event.data
     if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
         return
-    at = event.occurred_at or now
-    # What the platform calls a repeat is a sign of life, and nothing else: no rule heard of it.
-    repeated = activity.first is False and event.kind in (Kind.EMAIL_OPENED, Kind.EMAIL_CLICKED)
-    kind = sql.REPEATED if repeated else event.kind.value
+    # Consent dated years ahead could not be changed any more, and nobody would be quiet until then.
+    at = min(event.occurred_at or now, now + AHEAD_SECONDS)
     campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
-    sighting = {"event_id": event.id, "who": who, "kind": kind, "campaign": campaign, "at": at}
+    sighting = {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
     connection.execute(upserts.sight, sighting)
     if event.kind in CONSENT_KINDS and "@" in who:
         said = {
@@ -50,11 +49,14 @@ def seen(connection: Connection, event_id: int, moments: float) -> Seen:
     last = connection.execute(sql.LAST_ACT, before).scalar()
     near = same | {"from_": mine["at"] - moments, "to_": mine["at"] + moments}
     partner = connection.execute(sql.PARTNER, near).first() if moments else None
+    click = None
+    if partner and partner.kind == Kind.EMAIL_CLICKED:
+        click = SeenClick(partner.event_id, read_activity(partner.data), seen(connection, partner.event_id, 0))
     return Seen(
         first=connection.execute(sql.SEEN_BEFORE, same).first() is None,
         quiet_seconds=None if last is None else max(0.0, mine["at"] - last),
         open_id=partner.event_id if partner and partner.kind == Kind.EMAIL_OPENED else 0,
-        click_id=partner.event_id if partner and partner.kind == Kind.EMAIL_CLICKED else 0,
+        click=click,
     )
 
 

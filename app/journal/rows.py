@@ -107,6 +107,11 @@ def read_steps(text: str) -> dict[str, Step]:
     return _steps.validate_json(text)
 
 
+def read_activity(text: str) -> EmailActivity:
+    """Return the stored data of an email activity."""
+    return _email_activity.validate_json(text)
+
+
 def read_response(text: str) -> Response:
     """Return the stored plan of a job of the kommo lane."""
     return _response.validate_json(text)

@@ -154,18 +154,17 @@ TOUCH = delete(cooldowns).where(cooldowns.c.key == "")
 
 SIGHTING = select(sightings).where(sightings.c.event_id == bindparam("event_id_"))
 SIGHTED = select(sightings.c.event_id).where(sightings.c.event_id.in_(bindparam("event_ids", expanding=True)))
-REPEATED = "repeated"  # the kind of an open or a click that its platform calls a repeat
 _acts = sightings.c.kind.in_([Kind.EMAIL_OPENED.value, Kind.EMAIL_CLICKED.value])
-_life = or_(_acts, sightings.c.kind == REPEATED)
 _before = and_(sightings.c.who == bindparam("who_"), sightings.c.id < bindparam("id_"))
 SEEN_BEFORE = (
     select(sightings.c.id)
     .where(_before, sightings.c.kind == bindparam("kind_"), sightings.c.campaign == bindparam("campaign_"))
     .limit(1)
 )
-LAST_ACT = select(func.max(sightings.c.at)).where(_before, _life)
+LAST_ACT = select(func.max(sightings.c.at)).where(_before, _acts)
 PARTNER = (
-    select(sightings.c.event_id, sightings.c.kind)
+    select(sightings.c.event_id, sightings.c.kind, events.c.data)
+    .join(events, events.c.id == sightings.c.event_id)
     .where(
         _before,
         _acts,

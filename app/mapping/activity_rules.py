@@ -20,6 +20,7 @@ from app.events import (
     Owed,
     Response,
     Seen,
+    SeenClick,
     WorkingHours,
 )
 from app.mapping.due import ALWAYS
@@ -34,7 +35,7 @@ from app.mapping.rows import (
     is_kommo_value,
     placeholders,
 )
-from app.mapping.texts import flat, render, shortened, words_of
+from app.mapping.texts import flat, plain, render, shortened, words_of
 
 LONGEST_VALUE = 255  # characters of a deal field's value
 
@@ -87,11 +88,9 @@ class ActivityRules:
             return _nobody(event, activity, context)
         names = self._wanted(event, activity, context, seen)
         if not names:
-            return f"no rule is for {event.kind} from {event.source} of this deal and contact"
-        if event.kind == Kind.EMAIL_OPENED and seen.click_id:
-            click = replace(event, kind=Kind.EMAIL_CLICKED)
-            if self._wanted(click, activity, context, seen):
-                return f"one signal with the click of event {seen.click_id}"
+            return f"no rule is for {event.kind} from {event.source} of this deal, contact and history"
+        if event.kind == Kind.EMAIL_OPENED and seen.click and self._tells(event, seen.click, context):
+            return f"one signal with the click of event {seen.click.event_id}"
         words = words_of(
             event,
             activity,
@@ -111,6 +110,12 @@ class ActivityRules:
             consent=_consent(event, context) if event.kind in CONSENT_KINDS else None,
         )
         return (Owed(Lane.KOMMO, f"lead:{lead.id}" if lead else f"contact:{response.contact_id}", response),)
+
+    def _tells(self, opened: Event, click: SeenClick, context: Context) -> bool:
+        """Say whether the click beside an open does something: else the open must be told for itself."""
+        event = replace(opened, kind=Kind.EMAIL_CLICKED, data=click.activity)
+        refused = self.refusal(event, click.activity)
+        return not refused and bool(self._wanted(event, click.activity, context, click.seen))
 
     def _wanted(
         self, event: Event, activity: EmailActivity, context: Context | None = None, seen: Seen | None = None
@@ -137,7 +142,7 @@ class ActivityRules:
         if when.tag and not _has_tag(contact, when.tag):
             return False
         return all(
-            _contains(words, str(kommo_value(name, context) or "")) for name, words in (when.field or {}).items()
+            _contains(words, plain(kommo_value(name, context))) for name, words in (when.field or {}).items()
         )
 
     def _is_in(self, lead: Lead | None, stages: Collection[int | str]) -> bool:
@@ -275,9 +280,12 @@ def _has_tag(contact: Contact | None, names: Iterable[str]) -> bool:
 
 
 def _contains(words: Iterable[str], text: str) -> bool:
-    """Say whether one of the words stands in a text, whatever the case; a `*` stands for anything in between."""
+    """Say whether one of the words stands in a text, whatever the case; a `*` stands for anything in between.
+
+    Nothing stands in an empty text, not even a `*` alone.
+    """
     folded = _folded(text)
-    return any(_stands_in(_folded(word), folded) for word in words)
+    return bool(folded) and any(_stands_in(_folded(word), folded) for word in words)
 
 
 def _stands_in(word: str, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -21,14 +22,17 @@ def due_at(action: Action, now: float) -> int:
     if action.due_at is None:
         due = datetime.fromtimestamp(now + action.due_in, UTC).astimezone(zone)
     else:
-        due = _next(action.due_at, datetime.fromtimestamp(now + SOONEST_SECONDS, UTC).astimezone(zone))
+        soonest = datetime.fromtimestamp(now + SOONEST_SECONDS, UTC).astimezone(zone)
+        due = _next(action.due_at, soonest, hours.days)
     return int(_within(hours, due).timestamp())
 
 
-def _next(minute: int, now: datetime) -> datetime:
-    """Return the next time that a clock on the wall shows this minute of the day."""
-    today = _on(now, minute)
-    return today if today >= now else _on(now + timedelta(days=1), minute)
+def _next(minute: int, soonest: datetime, days: Collection[int]) -> datetime:
+    """Return the next time that a clock on the wall shows this minute of a day on which the team works."""
+    day = soonest
+    while (due := _on(day, minute)) < soonest or due.weekday() not in days:
+        day += timedelta(days=1)
+    return due
 
 
 def _within(hours: WorkingHours, due: datetime) -> datetime:

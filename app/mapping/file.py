@@ -197,6 +197,7 @@ class _Tree:
 _WRONG_TYPE = {
     "string_type": "must be text: put it in quotes",
     "int_type": "must be a whole number without quotes",
+    "bool_type": "must be true or false, without quotes",
     "list_type": "must be a list: each item on a line of its own, after a dash",
     "dict_type": "must hold keys with values below it",
     "model_type": "must hold keys with values below it",
@@ -222,6 +223,8 @@ def _place(path: Place) -> str:
 def _reworded(error: ValidationError) -> Iterator[Fault]:
     for fault in error.errors(include_url=False):
         path, kind = fault["loc"], fault["type"]
+        if path[-1:] == ("[key]",):  # what pydantic adds where the key itself is wrong
+            path = path[:-1]
         if kind == "extra_forbidden":
             yield path, _unknown_key(path)
         elif kind == "value_error":

@@ -30,6 +30,7 @@ PLACEHOLDERS = (
     "price",
     "stage",
 )
+OTHERWISE = {"contact.name": "name", "lead.name": "lead"}  # placeholders that people expect, and ours
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ACTION_KINDS = ("task", "note", "field", "tag", "untag")
 EMAIL_SOURCES = (Source.ENCHARGE.value, Source.ORTTO.value)
@@ -159,7 +160,8 @@ def _not_empty(value: list[str]) -> list[str]:
 def _template(value: str) -> str:
     for name in placeholders(value):
         if name not in PLACEHOLDERS and not is_kommo_value(name):
-            raise ValueError(f"has an unknown placeholder {{{name}}}{suggestion(name, PLACEHOLDERS)}")
+            near = suggestion(OTHERWISE.get(name, name), PLACEHOLDERS)
+            raise ValueError(f"has an unknown placeholder {{{name}}}{near}")
     if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", value)):
         raise ValueError("has a brace without its partner: placeholders look like {email}")
     if len(value) > 2000:

@@ -46,7 +46,7 @@ def words_of(
         "source": event.source.value,
         "time": datetime.fromtimestamp(event.moment, UTC).astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M"),
         **_deal_words(context.lead, stage),
-        **{name: _plain(kommo_value(name, context)) for name in fields},
+        **{name: plain(kommo_value(name, context)) for name in fields},
     }
     return {name: flat(word) for name, word in words.items()}
 
@@ -66,7 +66,8 @@ def _first(contact: Contact | None) -> str:
     return contact.emails[0] if contact and contact.emails else ""
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """Return a value of Kommo as people write it; "" for none."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) if isinstance(value, str | int | float) else ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from parts import WEBHOOK, Clock, Desk, email_event
 
-from app.events import Action, Event, Job, Kind, Lane, Outcome, Owed, Response, Seen, Source, State, Step
+from app.events import Action, Event, Job, Kind, Lane, Outcome, Owed, Response, Seen, SeenClick, Source, State, Step
 from app.journal import Journal, Settlement
 from app.journal.store import MEMORY_SECONDS
 
@@ -74,29 +74,30 @@ def test_the_silence_before_is_measured_to_the_last_open_or_click(journal: Journ
 
 
 @pytest.mark.parametrize(
-    ("kinds", "after", "expected"),
+    ("kinds", "after", "partner"),
     [
-        pytest.param((OPEN, CLICK), 4.0, Seen(first=True, quiet_seconds=4, open_id=1), id="a click after its open"),
-        pytest.param(
-            (CLICK, OPEN), 4.0, Seen(first=True, quiet_seconds=4, click_id=1), id="an open after its click"
-        ),
-        pytest.param((OPEN, CLICK), -4.0, Seen(first=True, quiet_seconds=0, open_id=1), id="their times crossed"),
-        pytest.param((OPEN, CLICK), 11.0, Seen(first=True, quiet_seconds=11), id="much later"),
-        pytest.param((OPEN, OPEN), 4.0, Seen(first=False, quiet_seconds=4), id="two opens"),
-        pytest.param((LEFT, CLICK), 4.0, Seen(first=True), id="no open"),
+        pytest.param((OPEN, CLICK), 4.0, (1, None), id="a click after its open"),
+        pytest.param((CLICK, OPEN), 4.0, (0, 1), id="an open after its click"),
+        pytest.param((OPEN, CLICK), -4.0, (1, None), id="their times crossed"),
+        pytest.param((OPEN, CLICK), 11.0, (0, None), id="much later"),
+        pytest.param((OPEN, OPEN), 4.0, (0, None), id="two opens"),
+        pytest.param((LEFT, CLICK), 4.0, (0, None), id="no open"),
     ],
 )
 def test_an_open_and_a_click_moments_apart_are_partners(
-    journal: Journal, kinds: tuple[Kind, Kind], after: float, expected: Seen
+    journal: Journal, kinds: tuple[Kind, Kind], after: float, partner: tuple[int, int | None]
 ) -> None:
-    assert seen(journal, did(kinds[0]), did(kinds[1], AT + after))[1] == expected
+    found = seen(journal, did(kinds[0]), did(kinds[1], AT + after))[1]
+
+    assert (found.open_id, found.click and found.click.event_id) == partner
 
 
-def test_what_a_machine_or_the_platform_calls_a_repeat_is_no_partner(journal: Journal) -> None:
-    """Nobody was told of them: an open must not be left out for their sake."""
-    found = seen(journal, did(CLICK, first=False), did(CLICK, AT + 1, machine=True), did(OPEN, AT + 2))
+def test_of_a_click_it_is_known_what_it_was_and_what_came_before_it(journal: Journal) -> None:
+    click = did(CLICK, AT + 60, first=False)
 
-    assert found[-1] == Seen(first=True, quiet_seconds=2)
+    found = seen(journal, did(CLICK), click, did(OPEN, AT + 61))[-1]
+
+    assert found.click == SeenClick(2, click.data, Seen(first=False, quiet_seconds=60))  # type: ignore[arg-type]
 
 
 def test_a_click_in_another_campaign_is_no_partner(journal: Journal) -> None:

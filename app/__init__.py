@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
@@ -14,7 +15,7 @@ from app.cli import events, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient
-from app.clients.throttle import Throttle
+from app.clients.throttle import Priority, Throttle
 from app.dispatcher import Dispatcher
 from app.events import Lane, Source
 from app.flows import Flow
@@ -72,13 +73,17 @@ def make_flows(
     told: Settings, rules: Rules, journal: Journal, leases: Mapping[Lane, Lease]
 ) -> dict[Lane, tuple[str, Flow]]:
     """Return each lane's vendor and flow; a destination without a key has no lane."""
+    budget = partial(Throttle, journal, "kommo", told.kommo_rate_limit)
+    tasks, reads = budget(Priority.TASKS), budget(Priority.STAGES)
     crm = KommoClient(
         told.kommo_api_url,
         told.kommo_access_token,
-        throttle=Throttle(journal, "kommo", told.kommo_rate_limit).wait,
+        throttle=tasks.wait,
+        refused=tasks.refused,
         may_write=leases[Lane.KOMMO].holds,
     )
-    stages = CurrentStages(crm, rules)
+    reader = crm.paced(reads.wait, reads.refused)
+    stages = CurrentStages(reader, rules)
     flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(crm))}
     if told.encharge_api_key:
         flavour = ArticleEnchargeClient if told.encharge_dialect == "article" else EnchargeClient
@@ -104,7 +109,7 @@ def make_flows(
             "ortto",
             OrttoFlow(ortto_client, stages, latest_only=Lane.ORTTO in rules.latest_only),
         )
-    return {Lane.RESOLVE: ("kommo", ResolveFlow(crm, rules, list(flows))), **flows}
+    return {Lane.RESOLVE: ("kommo", ResolveFlow(reader, rules, list(flows))), **flows}
 
 
 def make_routes(told: Settings) -> dict[Source, Route]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
@@ -15,7 +16,7 @@ from app.cli import broadcasts, events, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient
-from app.clients.throttle import Throttle
+from app.clients.throttle import Priority, Throttle
 from app.dispatcher import Dispatcher
 from app.events import Lane, Source
 from app.flows import Flow
@@ -76,9 +77,11 @@ def create_app(configured: Settings | None = None) -> Flask:
 
 @dataclass(frozen=True)
 class Clients:
-    """A client of each vendor; None: that one is off."""
+    """A client of each vendor; None: that one is off. Kommo's share its limit by how much their calls hurry."""
 
-    kommo: KommoClient
+    kommo: KommoClient  # tasks: somebody waits for them
+    reader: KommoClient  # what stage changes need to know
+    backfill: KommoClient  # what nobody waits for
     encharge: EnchargeClient | None
     ortto: OrttoClient | None
 
@@ -97,18 +100,27 @@ def make_clients(told: Settings, journal: Journal, leases: Mapping[Lane, Lease])
         )
     if told.ortto_api_key:
         ortto_client = OrttoClient(told.ortto_api_url, told.ortto_api_key, may_write=leases[Lane.ORTTO].holds)
-    kommo_client = KommoClient(
+    budget = partial(Throttle, journal, "kommo", told.kommo_rate_limit)
+    tasks, stages, rest = map(budget, (Priority.TASKS, Priority.STAGES, Priority.BACKFILL))
+    crm = KommoClient(
         told.kommo_api_url,
         told.kommo_access_token,
-        throttle=Throttle(journal, "kommo", told.kommo_rate_limit).wait,
+        throttle=tasks.wait,
+        refused=tasks.refused,
         may_write=leases[Lane.KOMMO].holds,
     )
-    return Clients(kommo_client, encharge_client, ortto_client)
+    return Clients(
+        kommo=crm,
+        reader=crm.paced(stages.wait, stages.refused),
+        backfill=crm.paced(rest.wait, rest.refused),
+        encharge=encharge_client,
+        ortto=ortto_client,
+    )
 
 
 def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tuple[str, Flow]]:
     """Return each lane's vendor and flow; a destination without a client has no lane."""
-    stages = CurrentStages(clients.kommo, rules)
+    stages = CurrentStages(clients.reader, rules)
     flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(clients.kommo))}
     if clients.encharge:
         flows[Lane.ENCHARGE] = (
@@ -130,7 +142,7 @@ def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tup
         for source, client in ((Source.ENCHARGE, clients.encharge), (Source.ORTTO, clients.ortto))
         if client
     }
-    return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.kommo, rules, list(flows), people)), **flows}
+    return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.reader, rules, list(flows), people)), **flows}
 
 
 def make_routes(told: Settings) -> dict[Source, Route]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 
@@ -39,6 +39,27 @@ class Lane(StrEnum):
     ENCHARGE = "encharge"
     ORTTO = "ortto"
     KOMMO = "kommo"
+
+
+class Priority(IntEnum):
+    """How urgent a call to a vendor is: the smaller, the sooner."""
+
+    TASKS = 0  # a person waits for what it writes
+    STAGES = 1
+    BACKFILL = 2  # nobody waits
+
+
+@dataclass(frozen=True)
+class Turn:
+    """When a call to a vendor may go.
+
+    `taken`: another call was to go then, and does unless this was written down before. `closed`: no place was
+    given, as the vendor wants no call at all before `at`.
+    """
+
+    at: float
+    taken: bool = False
+    closed: bool = False
 
 
 class State(StrEnum):

@@ -9,7 +9,7 @@ from journal_events import claim, record, stage
 
 from app.clock import ClockWatch
 from app.dispatcher import Dispatcher
-from app.events import Lane
+from app.events import Lane, Priority, Turn
 from app.journal import Journal
 
 HOUR = 3600.0
@@ -58,14 +58,15 @@ def test_after_the_clock_was_set_back_nothing_waits_for_the_old_time(database_ur
     ahead, now = time.time() + HOUR, time.time()
     record(journal, stage(1), now=ahead)
     journal.pause("kommo", ahead + 10, "429")
-    booked = [journal.let_go("kommo", 7, now=ahead) for _ in range(14)]
-    assert booked[-1] > ahead
+    booked = [journal.let_go("kommo", 7, Priority.TASKS, str(number), now=ahead) for number in range(14)]
+    assert booked[-1].at > ahead
+    journal.slow_down("kommo", 7, retry_after=10, now=ahead)
 
     journal.clock_was_set_back(now=now, longest_pause=300)
 
     assert journal.pauses(now=now) == {}
     assert [job.event.id for job in journal.claim(Lane.RESOLVE, "other", 10, now=now)] == [1]
-    assert journal.let_go("kommo", 7, now=now) == now
+    assert journal.let_go("kommo", 7, Priority.TASKS, "now", now=now) == Turn(now)
     journal.close()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Self
 
 import requests
 import structlog
@@ -44,6 +46,7 @@ class Http:
     """Calls one host of one vendor.
 
     `explain` reads the vendor's error body. `throttle` is called before every request and waits until it may go.
+    `refused` hears of a 429, with the seconds that the vendor asks us to wait, if it does.
     `is_block` tells by status and body a passing block for too many calls from a refused key. `may_write` is asked
     at the last moment before anything but a read goes out.
     Redirects are not followed: they would carry the token to another host.
@@ -57,6 +60,7 @@ class Http:
         *,
         explain: Callable[[Any], Refusal],
         throttle: Callable[[], None] = lambda: None,
+        refused: Callable[[float | None], None] = lambda retry_after: None,
         is_block: Callable[[int, str], bool] = lambda status, body: False,
         may_write: Callable[[], bool] = lambda: True,
         read_seconds: float = READ_SECONDS,
@@ -68,12 +72,19 @@ class Http:
         self._base_url = base_url
         self._explain = explain
         self._throttle = throttle
+        self._hear_refusal = refused
         self._timeout = (CONNECT_SECONDS, read_seconds)
         self._session = requests.Session()
         self._secrets = [secret for value in headers.values() if (secret := value.removeprefix("Bearer "))]
         self._session.headers.update({"Accept": "application/json", "User-Agent": "kommo-relay", **headers})
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=POOL_SIZE))
+
+    def paced(self, throttle: Callable[[], None], refused: Callable[[float | None], None]) -> Self:
+        """Return one that makes its calls at another pace, over the same connections."""
+        made = copy.copy(self)
+        made._throttle, made._hear_refusal = throttle, refused
+        return made
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -176,6 +187,8 @@ class Http:
         wait = _seconds(refusal.retry_after)
         if wait is None:
             wait = _seconds(response.headers.get("Retry-After"))
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._hear_refusal(wait)
         blocked = self._is_block(status, response.text)
         return ApiError(
             f"{self.vendor}: {method} {path} answered {status}: {words or self._raw(response) or response.reason}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -65,6 +66,7 @@ class KommoClient:
         token: str,
         *,
         throttle: Callable[[], None] = lambda: None,
+        refused: Callable[[float | None], None] = lambda retry_after: None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         self._http = Http(
@@ -73,9 +75,16 @@ class KommoClient:
             {"Authorization": f"Bearer {token}"},
             explain=_explain,
             throttle=throttle,
+            refused=refused,
             is_block=_is_block,
             may_write=may_write,
         )
+
+    def paced(self, throttle: Callable[[], None], refused: Callable[[float | None], None]) -> KommoClient:
+        """Return one that makes its calls at another pace, over the same connections."""
+        made = copy.copy(self)
+        made._http = self._http.paced(throttle, refused)
+        return made
 
     def leads(self, ids: Iterable[int]) -> dict[int, Lead]:
         """Return the deals with these ids, with their contacts; deleted and unknown ones are missing."""

@@ -195,6 +195,7 @@ END_PAUSES = update(lanes).where(lanes.c.paused_until > bindparam("until_")).val
 
 PAUSED_UNTIL = select(lanes.c.paused_until).where(lanes.c.vendor == bindparam("vendor_"))
 CALLS = select(lanes.c.calls).where(lanes.c.vendor == bindparam("vendor_"))
+ALL_CALLS = select(lanes.c.vendor, lanes.c.calls)
 PAUSES = select(lanes).where(lanes.c.paused_until > now())
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from app.events import EmailActivity, Event, Job, Lane, Outcome, Seen, Source, State, Step, Webhook
+from app.events import EmailActivity, Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
 from app.journal import history, memory, schema
 from app.journal import statements as sql
+from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
 from app.journal.history import EventStory, Search
 from app.journal.rows import (
@@ -31,8 +31,9 @@ from app.journal.rows import (
 from app.journal.tables import cooldowns, events, jobs, sightings, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
 
+T = TypeVar("T")
+
 LEASE_SECONDS = 60.0
-BOOKED_AHEAD_SECONDS = 60.0
 FAR_AHEAD = 1e12  # later than any time
 PURGE_LIMIT = 5_000  # events a transaction
 MEMORY_SECONDS = 365 * 86400.0  # for how long beyond events what people did is remembered
@@ -280,6 +281,11 @@ class Journal:
         def work(connection: Connection) -> None:
             connection.execute(sql.DUE_AT_ONCE, {"now": now, "furthest": now + longest_wait})
             connection.execute(sql.END_PAUSES, {"until_": now + longest_pause, "now": now})
+            for vendor, text in connection.execute(sql.ALL_CALLS).all():
+                budget = Budget.read(text)
+                if budget.since > now + longest_pause:
+                    budget.since = now
+                    connection.execute(self._upserts.set_calls, {"vendor": vendor, "calls": budget.text()})
 
         self._writer.run("clock_was_set_back", work)
 
@@ -300,25 +306,41 @@ class Journal:
         rows = self._read(lambda connection: connection.execute(sql.PAUSES, {"now": now}).mappings().all())
         return {row["vendor"]: Pause(row["paused_until"], row["reason"]) for row in rows}
 
-    def let_go(self, vendor: str, per_second: float, *, now: float) -> float:
-        """Return when the next call to a vendor may go, and count it: never more than the limit in any second.
+    def let_go(
+        self, vendor: str, per_second: float, priority: Priority, holder: str, *, now: float, ahead: float = 0.0
+    ) -> Turn:
+        """Give a call to a vendor its turn in the budget of all processes, not before `ahead` seconds from now.
 
-        A sliding window over the latest calls of all processes: `n` of them take at least `n / per_second`.
+        `per_second`: the limit of all calls. `holder`: a name for this call that no other one has.
         """
-        count = max(1, int(per_second))
-        # 8 % more than a second: calls that leave us evenly may bunch up on their way.
-        window = count / per_second * 1.08
+        return self._budget("let_go", vendor, lambda budget: budget.book(now, per_second, priority, holder, ahead))
 
-        def work(connection: Connection) -> float:
-            text = connection.execute(sql.CALLS, {"vendor_": vendor}).scalar()
-            # What is booked further ahead was booked before the clock was set back.
-            calls = [at for at in json.loads(text or "[]") if at < now + BOOKED_AHEAD_SECONDS]
-            at = max(now, calls[-count] + window) if len(calls) >= count else now
-            kept = json.dumps([*calls, at][-count:])
-            connection.execute(self._upserts.set_calls, {"vendor": vendor, "calls": kept})
-            return at
+    def turn_of(self, vendor: str, holder: str) -> float | None:
+        """Return when a call may go as things are now: later than first said if more urgent ones came.
 
-        return self._writer.run("let_go", work)
+        None: not any more.
+        """
+        return Budget.read(self._scalar(sql.CALLS, {"vendor_": vendor})).held_by(holder)
+
+    def slow_down(self, vendor: str, per_second: float, *, retry_after: float, now: float) -> float | None:
+        """Let no calls go for a while, then fewer, as one was refused as one too many.
+
+        Returns how many a second it will be, or None if this belongs to a refusal that was heard of already.
+        """
+
+        def refuse(budget: Budget) -> float | None:
+            return budget.rate if budget.refuse(now, per_second, retry_after) else None
+
+        return self._budget("slow_down", vendor, refuse)
+
+    def _budget(self, name: str, vendor: str, change: Callable[[Budget], T]) -> T:
+        def work(connection: Connection) -> T:
+            budget = Budget.read(connection.execute(sql.CALLS, {"vendor_": vendor}).scalar())
+            result = change(budget)
+            connection.execute(self._upserts.set_calls, {"vendor": vendor, "calls": budget.text()})
+            return result
+
+        return self._writer.run(name, work)
 
     # -- looking --
 

@@ -123,5 +123,5 @@ lanes = Table(
     Column("vendor", Text, primary_key=True),
     Column("paused_until", Double, nullable=False, server_default="0"),
     Column("reason", Text, nullable=False, server_default=""),
-    Column("calls", Text, nullable=False, server_default="[]"),  # when the latest calls were let go
+    Column("calls", Text, nullable=False, server_default="[]"),  # the budget of calls: budget.py
 )

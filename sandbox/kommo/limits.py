@@ -21,11 +21,13 @@ class Limiter:
         self._refused: deque[float] = deque()
         self._blocked_until = 0.0
 
-    def judge(self, now: float, rate: float, block_after: int, block_seconds: float) -> Verdict:
-        """Count a call and say what becomes of it. Rate 0 = no limit."""
+    def judge(
+        self, now: float, rate: float, block_after: int, block_seconds: float, others: float = 0.0
+    ) -> Verdict:
+        """Count a call and say what becomes of it. Rate 0 = no limit; `others` calls a second come before ours."""
         if now < self._blocked_until:
             return "blocked"
-        if not rate or self._take(now, rate):
+        if not rate or self._take(now, rate, others):
             return "go"
         self._refused.append(now)
         while self._refused[0] < now - WINDOW_SECONDS:
@@ -35,13 +37,14 @@ class Limiter:
             self._blocked_until = now + block_seconds
         return "too many"
 
-    def _take(self, now: float, rate: float) -> bool:
+    def _take(self, now: float, rate: float, others: float) -> bool:
         """Take a token if there is one; the bucket holds one second's worth."""
         full = max(rate, 1.0)
         if self._tokens is None:
             self._tokens = full
         else:
-            self._tokens = min(full, self._tokens + max(0.0, now - self._filled_at) * rate)
+            filled = self._tokens + max(0.0, now - self._filled_at) * (rate - others)
+            self._tokens = min(full, max(0.0, filled))
         self._filled_at = now
         if self._tokens < 1:
             return False

@@ -27,6 +27,7 @@ API = "/api/v4"
 TOKEN = "sandbox-kommo-token"
 SWITCHES: dict[str, float | bool] = {
     "rate": 7.0,
+    "others": 0.0,
     "block_after": 10,
     "block_seconds": 10.0,
     "rate_html": False,
@@ -42,11 +43,11 @@ SWITCHES: dict[str, float | bool] = {
 class Kommo(Vendor):
     """Kommo's API v4 and webhooks, without OAuth, `leads/complex`, incoming leads' own calls, and chats.
 
-    Switches, as attributes: `rate` (calls a second, 0 = no limit), `block_after` 429s in a minute follow
-    `block_seconds` of 403; `rate_html` makes the 429 a page; `account_last` moves the account to the end of
-    settings webhooks; `patch_wrapped` wraps the answer of a single PATCH; `query_lag_seconds` is how long `query`
-    does not find what was just written; `dp_retries` off sends pipeline webhooks once; `admin` off makes the token
-    a plain user's.
+    Switches, as attributes: `rate` (calls a second, 0 = no limit); `others`, how many of them other integrations of
+    the account make; `block_after` 429s in a minute follow `block_seconds` of 403; `rate_html` makes the 429 a
+    page; `account_last` moves the account to the end of settings webhooks; `patch_wrapped` wraps the answer of a
+    single PATCH; `query_lag_seconds` is how long `query` does not find what was just written; `dp_retries` off
+    sends pipeline webhooks once; `admin` off makes the token a plain user's.
     """
 
     name = "kommo"
@@ -56,6 +57,7 @@ class Kommo(Vendor):
     """Whose token it is."""
 
     rate: float
+    others: float
     block_after: int
     block_seconds: float
     rate_html: bool
@@ -97,7 +99,7 @@ class Kommo(Vendor):
         if not request.path.startswith(f"{API}/"):
             return None
         with self.lock:
-            verdict = self.limiter.judge(self.clock(), self.rate, self.block_after, self.block_seconds)
+            verdict = self.limiter.judge(self.clock(), self.rate, self.block_after, self.block_seconds, self.others)
         if verdict == "blocked":
             return Response(html(403), 403, content_type="text/html")
         if verdict == "too many":

@@ -133,6 +133,35 @@ def test_every_request_waits_for_its_place(wire: responses.RequestsMock, make: C
     assert order == ["throttle", "request", "throttle", "request"]
 
 
+def test_only_a_call_too_many_is_told_as_one(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    told: list[float | None] = []
+    for status, headers in ((429, {"Retry-After": "7"}), (429, {}), (403, {}), (503, {"Retry-After": "7"})):
+        wire.get(f"{URL}/a", status=status, headers=headers)
+    http = make(refused=told.append)
+
+    for _ in range(4):
+        with pytest.raises(ApiError):
+            http.get("/a")
+
+    assert told == [7.0, None]
+
+
+def test_another_pace_goes_over_the_same_connections(make: Callable[..., Http]) -> None:
+    order: list[str] = []
+
+    def twice(connection: socket.socket, first: bytes) -> None:
+        connection.sendall(OK)
+        order.append(connection.recv(65536).split(b" ")[1].decode())
+        connection.sendall(OK)
+
+    with vendor(twice) as (url, _):
+        http = make(url, throttle=lambda: order.append("quick"))
+        http.get("/a")
+        http.paced(lambda: order.append("slow"), lambda retry_after: None).get("/b")
+
+    assert order == ["quick", "slow", "/b"]
+
+
 # -- answers ----------------------------------------------------------------------------------------------------
 
 

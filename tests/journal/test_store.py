@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,7 +19,7 @@ from journal_events import CONTEXT, NOW, RESPONSE, WEBHOOK, claim, click, keys, 
 from sqlalchemy import Engine
 from sqlalchemy import event as sqlalchemy_event
 
-from app.events import DONE, HELD, Job, Lane, Outcome, Owed, Repeat, State, Step, skipped
+from app.events import DONE, HELD, Job, Lane, Outcome, Owed, Priority, Repeat, State, Step, Turn, skipped
 from app.journal import Journal, JournalError, Pause, Recorded, Settlement, schema
 from app.journal.store import LEASE_SECONDS
 
@@ -564,18 +565,18 @@ def test_a_pause_is_seen_by_all_and_never_shortened(journal: Journal, other: Jou
 
 
 def test_a_pause_and_the_calls_of_a_vendor_do_not_undo_each_other(journal: Journal) -> None:
-    journal.let_go("kommo", 1, now=NOW)
+    let_go(journal, per_second=1)
     journal.pause("kommo", NOW + 30, "429")
 
-    assert journal.let_go("kommo", 1, now=NOW) == pytest.approx(NOW + 1.08)
+    assert let_go(journal, per_second=1).at == pytest.approx(NOW + 1.08)
     assert journal.pauses(now=NOW) == {"kommo": Pause(NOW + 30, "429")}
 
 
 def test_calls_go_at_once_up_to_the_limit_and_then_wait(journal: Journal) -> None:
-    went = [round(journal.let_go("kommo", 7, now=NOW) - NOW, 3) for _ in range(16)]
+    went = [round(let_go(journal).at - NOW, 3) for _ in range(16)]
 
     assert went == [0.0] * 7 + [1.08] * 7 + [2.16] * 2
-    assert journal.let_go("ortto", 7, now=NOW) == NOW
+    assert let_go(journal, "ortto").at == NOW
 
 
 @pytest.mark.parametrize(("per_second", "n", "window"), [(7, 7, 1.0), (1, 1, 1.0), (0.5, 1, 2.0), (2.5, 2, 0.8)])
@@ -591,7 +592,8 @@ def test_no_window_ever_sees_more_calls_than_the_limit(
         skew = [0.0, -0.7, 0.4][number % 3]
         times = [NOW]
         for _ in range(turns):
-            times.append([journal, other][number % 2].let_go("kommo", per_second, now=times[-1] + skew))
+            turn = let_go([journal, other][number % 2], per_second=per_second, now=times[-1] + skew)
+            times.append(turn.at)
         return times[1:]
 
     with ThreadPoolExecutor(12) as pool:
@@ -600,6 +602,43 @@ def test_no_window_ever_sees_more_calls_than_the_limit(
     assert min(late - early for early, late in zip(went, went[n:], strict=False)) >= window
     # And it wastes nothing: all went about as soon as the limit allows.
     assert went[-1] - went[0] <= 12 * turns / n * window * 1.05 + 3
+
+
+def test_a_more_urgent_call_takes_the_place_of_another_process(journal: Journal, other: Journal) -> None:
+    for _ in range(7):
+        let_go(journal, priority=Priority.BACKFILL)
+    waiting = let_go(journal, priority=Priority.BACKFILL, holder="backfill")
+
+    urgent = let_go(other, holder="task", now=NOW + 0.95)
+
+    assert (urgent.at, urgent.taken) == (waiting.at, True)
+    assert other.turn_of("kommo", "task") == waiting.at
+    assert journal.turn_of("kommo", "backfill") == pytest.approx(waiting.at + 1.08 / 7)
+    assert journal.turn_of("kommo", "nobody") is None
+
+
+def test_a_refusal_slows_all_processes_down(journal: Journal, other: Journal) -> None:
+    let_go(journal, holder="before")
+    assert journal.slow_down("kommo", 7, retry_after=20, now=NOW + 1) == 3.5
+    assert other.slow_down("kommo", 7, retry_after=20, now=NOW + 1.5) is None
+
+    turn = let_go(other, now=NOW + 2)
+    assert (turn.at, turn.closed) == (NOW + 21.5, True)
+    assert journal.turn_of("kommo", "before") is None
+    went = [let_go([journal, other][number % 2], now=NOW + 21.5).at - NOW - 21.5 for number in range(4)]
+    assert went == [0.0, 0.0, 0.0, pytest.approx(3 * 1.08 / 3.5)]
+
+
+def let_go(
+    journal: Journal,
+    vendor: str = "kommo",
+    *,
+    per_second: float = 7,
+    priority: Priority = Priority.TASKS,
+    holder: str = "",
+    now: float = NOW,
+) -> Turn:
+    return journal.let_go(vendor, per_second, priority, holder or uuid.uuid4().hex, now=now)
 
 
 # -- purge ------------------------------------------------------------------------------------------------------
@@ -678,7 +717,8 @@ def locked(journal: Journal, path: Path) -> Iterator[sqlite3.Connection]:
         pytest.param(lambda journal: record(journal, stage(1)), id="record"),
         pytest.param(lambda journal: journal.check(), id="check"),
         pytest.param(lambda journal: journal.pause("kommo", NOW, "429"), id="pause"),
-        pytest.param(lambda journal: journal.let_go("kommo", 7, now=NOW), id="let_go"),
+        pytest.param(lambda journal: let_go(journal), id="let_go"),
+        pytest.param(lambda journal: journal.slow_down("kommo", 7, retry_after=0, now=NOW), id="slow_down"),
         pytest.param(lambda journal: journal.write_steps({1: {}}), id="write_steps"),
         pytest.param(lambda journal: journal.settle([], now=NOW), id="settle"),
         pytest.param(lambda journal: journal.purge(NOW), id="purge"),

@@ -200,6 +200,16 @@ def test_the_eighth_call_in_a_second_is_too_many(kommo: Kommo, api: Api, moment:
     assert api("GET", "/account").status_code == 200
 
 
+def test_other_integrations_use_the_same_limit(kommo: Kommo, api: Api, moment: list[float]) -> None:
+    kommo.switch(rate=7.0, others=4.0)
+    assert [api("GET", "/account").status_code for _ in range(8)] == [200] * 7 + [429]
+    moment[0] += 1
+    assert [api("GET", "/account").status_code for _ in range(4)] == [200] * 3 + [429]
+    kommo.switch(others=9.0)
+    moment[0] += 60
+    assert api("GET", "/account").status_code == 429
+
+
 def test_the_refusal_over_the_rate_may_be_a_page(kommo: Kommo, api: Api) -> None:
     kommo.switch(rate=1.0, rate_html=True)
     api("GET", "/account")

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
-from app.cli import events, work
+from app.backfill import Audience, Backfill, Order, Upsert
+from app.cli import backfill, events, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
-from app.clients.ortto import OrttoClient
+from app.clients.ortto import OrttoClient, Person
 from app.clients.throttle import Throttle
 from app.dispatcher import Dispatcher
 from app.events import Lane, Source
 from app.flows import Flow
 from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import ResolveFlow
-from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow
+from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, encharge_person, ortto_fields
 from app.journal import Journal, JournalError
-from app.lease import Lease
+from app.lease import Lease, NoLease
 from app.mapping import MappingError, Rules
 from app.ops import health
 from app.settings import Settings, SettingsError
@@ -45,10 +47,11 @@ def create_app(configured: Settings | None = None) -> Flask:
     except (SettingsError, MappingError, JournalError) as error:
         sys.exit(f"Kommo Relay cannot start:\n{error}")
     leases = {lane: Lease() for lane in Lane}
+    clients = make_clients(told, journal, leases)
     retention = told.retention_days * 86400.0
     dispatcher = Dispatcher(
         journal,
-        make_flows(told, rules, journal, leases),
+        make_flows(told, rules, clients),
         leases=leases,
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
@@ -62,24 +65,28 @@ def create_app(configured: Settings | None = None) -> Flask:
     receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds)
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(journal))
-    for command in (work.make_command(dispatcher), *events.make_commands(journal, retention)):
+    for command in (
+        work.make_command(dispatcher),
+        *events.make_commands(journal, retention),
+        backfill.make_command(rules.stages, lambda *order: make_backfill(told, rules, journal, *order)),
+    ):
         app.cli.add_command(command)
     app.register_error_handler(HTTPException, explain)
     return app
 
 
-def make_flows(
-    told: Settings, rules: Rules, journal: Journal, leases: Mapping[Lane, Lease]
-) -> dict[Lane, tuple[str, Flow]]:
-    """Return each lane's vendor and flow; a destination without a key has no lane."""
-    crm = KommoClient(
-        told.kommo_api_url,
-        told.kommo_access_token,
-        throttle=Throttle(journal, "kommo", told.kommo_rate_limit).wait,
-        may_write=leases[Lane.KOMMO].holds,
-    )
-    stages = CurrentStages(crm, rules)
-    flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(crm))}
+@dataclass(frozen=True)
+class Clients:
+    """A client of each vendor; None: that one is off."""
+
+    kommo: KommoClient
+    encharge: EnchargeClient | None = None
+    ortto: OrttoClient | None = None
+
+
+def make_clients(told: Settings, journal: Journal, leases: Mapping[Lane, Lease]) -> Clients:
+    """Return the clients, each of which writes only while this process holds its lane."""
+    encharge_client, ortto_client = None, None
     if told.encharge_api_key:
         flavour = ArticleEnchargeClient if told.encharge_dialect == "article" else EnchargeClient
         encharge_client = flavour(
@@ -89,22 +96,50 @@ def make_flows(
             told.encharge_write_key,
             may_write=leases[Lane.ENCHARGE].holds,
         )
+    if told.ortto_api_key:
+        ortto_client = OrttoClient(told.ortto_api_url, told.ortto_api_key, may_write=leases[Lane.ORTTO].holds)
+    kommo_client = KommoClient(
+        told.kommo_api_url,
+        told.kommo_access_token,
+        throttle=Throttle(journal, "kommo", told.kommo_rate_limit).wait,
+        may_write=leases[Lane.KOMMO].holds,
+    )
+    return Clients(kommo_client, encharge_client, ortto_client)
+
+
+def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tuple[str, Flow]]:
+    """Return each lane's vendor and flow; a destination without a client has no lane."""
+    stages = CurrentStages(clients.kommo, rules)
+    flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(clients.kommo))}
+    if clients.encharge:
         flows[Lane.ENCHARGE] = (
             "encharge",
             EnchargeFlow(
-                encharge_client,
+                clients.encharge,
                 stages,
                 by_tag=told.encharge_events == "tag",
                 latest_only=Lane.ENCHARGE in rules.latest_only,
             ),
         )
-    if told.ortto_api_key:
-        ortto_client = OrttoClient(told.ortto_api_url, told.ortto_api_key, may_write=leases[Lane.ORTTO].holds)
+    if clients.ortto:
         flows[Lane.ORTTO] = (
             "ortto",
-            OrttoFlow(ortto_client, stages, latest_only=Lane.ORTTO in rules.latest_only),
+            OrttoFlow(clients.ortto, stages, latest_only=Lane.ORTTO in rules.latest_only),
         )
-    return {Lane.RESOLVE: ("kommo", ResolveFlow(crm, rules, list(flows))), **flows}
+    return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.kommo, rules, list(flows))), **flows}
+
+
+def make_backfill(told: Settings, rules: Rules, journal: Journal, order: Order, audience: Audience) -> Backfill:
+    """Return a walk through Kommo's deals; what it writes may be written twice, so it needs no lease."""
+    clients = make_clients(told, journal, dict.fromkeys(Lane, NoLease()))
+    upserts: dict[Lane, Upsert] = {}
+    if in_encharge := clients.encharge:
+        upserts[Lane.ENCHARGE] = lambda news: in_encharge.upsert_people([encharge_person(item) for item in news])
+    if in_ortto := clients.ortto:
+        upserts[Lane.ORTTO] = lambda news: in_ortto.merge_people(
+            [Person(item.email, ortto_fields(item)) for item in news]
+        )
+    return Backfill(clients.kommo, rules, journal, upserts, order, audience)
 
 
 def make_routes(told: Settings) -> dict[Source, Route]:

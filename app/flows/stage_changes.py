@@ -84,7 +84,7 @@ class EnchargeFlow:
         """Write the persons; return the errors of those that were not taken."""
         waiting = [job for job in batch if not ledger.finished(job, PERSON)]
         # The latest news of a person stands for the earlier ones.
-        people = {news[job.id].email: _person(news[job.id]) for job in waiting}
+        people = {news[job.id].email: encharge_person(news[job.id]) for job in waiting}
         errors = dict(
             zip(people, deliver(list(people.values()), self._client.upsert_people, PEOPLE_A_CALL), strict=True)
         )
@@ -175,7 +175,8 @@ def _news(job: Job) -> StageNews:
     return job.plan
 
 
-def _person(news: StageNews) -> Person:
+def encharge_person(news: StageNews) -> Person:
+    """Return the person as Encharge is to have them."""
     return Person(
         email=news.email,
         first_name=news.first_name,
@@ -193,18 +194,23 @@ def _properties(news: StageNews) -> dict[str, object]:
     }
 
 
-def _activity(job: Job, news: StageNews) -> Activity:
+def ortto_fields(news: StageNews) -> dict[str, object]:
+    """Return the person's fields as Ortto is to have them, by its ids."""
     names = {"str::first": news.first_name, "str::last": news.last_name}
+    return {
+        # With strategy 2 an empty name would wipe the one that Ortto has.
+        **{field: name for field, name in names.items() if name},
+        "str:cm:kommo-lead-id": str(news.lead_id),
+        "str:cm:kommo-stage": news.person_stage,
+        **news.fields,
+    }
+
+
+def _activity(job: Job, news: StageNews) -> Activity:
     return Activity(
         activity_id=news.event,
         email=news.email,
-        fields={
-            # With strategy 2 an empty name would wipe the one that Ortto has.
-            **{field: name for field, name in names.items() if name},
-            "str:cm:kommo-lead-id": str(news.lead_id),
-            "str:cm:kommo-stage": news.person_stage,
-            **news.fields,
-        },
+        fields=ortto_fields(news),
         attributes={
             "str:cm:lead-id": str(news.lead_id),
             "str:cm:stage": news.stage,

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from pydantic import TypeAdapter
 
 from app.clients.errors import ApiError, Fault
-from app.clients.kommo import PAGE, Choice, KommoClient
+from app.clients.kommo import Choice, KommoClient
 from app.events import (
     Company,
     Contact,
@@ -200,7 +200,7 @@ class Backfill:
             self.place = _place.validate_json(noted)
             self._audience.resumed(self.place)
         rest = self._patiently(lambda: self._kommo.count_leads(self._choice()))
-        total = self.place.tally.deals + rest - (self.place.page - 1) * PAGE
+        total = self.place.tally.deals + rest - len(self.place.seen)
         while not self._over:
             if self.place.tally.deals < total:
                 self._audience.progress(self.place.tally, total)

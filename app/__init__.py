@@ -80,8 +80,8 @@ class Clients:
     """A client of each vendor; None: that one is off."""
 
     kommo: KommoClient
-    encharge: EnchargeClient | None = None
-    ortto: OrttoClient | None = None
+    encharge: EnchargeClient | None
+    ortto: OrttoClient | None
 
 
 def make_clients(told: Settings, journal: Journal, leases: Mapping[Lane, Lease]) -> Clients:

@@ -41,7 +41,7 @@ from app.journal import Journal, Search
 from app.mapping import Rules
 from app.retry import decide
 
-PEOPLE_A_CALL = 100  # at Encharge as at Ortto
+PEOPLE_A_CALL = 100  # Ortto takes no more: https://help.ortto.com/a-235-rate-limits; Encharge documents no limit
 PROBES = 3  # persons that are asked about alone before all are held for refused
 REFUSALS_KEPT = 1_000  # with their words; the rest is only counted
 UNDER_WAY = 250  # events that may be owed when more are recorded: what happens now must not queue behind them

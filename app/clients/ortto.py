@@ -10,7 +10,6 @@ from typing import Any
 from app.clients.http import Http, Refusal
 
 ACTIVITIES_A_CALL = 100  # https://help.ortto.com/a-235-rate-limits
-PEOPLE_A_CALL = 100
 MERGE_BY = ["str::email"]
 REFUSALS = ("invalid", "suppressed")
 OVERWRITE = 2  # merge_strategy: what is sent wins, what is not sent stays

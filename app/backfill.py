@@ -117,7 +117,8 @@ class Place:
     """How far a walk has come: all deals changed before `since`, and the `page - 1` pages from there, are done.
 
     `seen`: those of them that were changed at `since` or later, each with that time and its stage. `found_some`:
-    whether this look at the pages from `since` found any that were new.
+    whether this look at the pages from `since` has found new ones. `again_to`: in a second look, its last page;
+    `then`: from which time to go on after it.
     """
 
     begun: float
@@ -126,6 +127,8 @@ class Place:
     page: int = 1
     seen: set[tuple[int, float, int]] = field(default_factory=set)
     found_some: bool = False
+    again_to: int = 0
+    then: int = 0
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -183,7 +186,8 @@ class Backfill:
         self._chance = random.Random()
         self.place = Place(begun=clock(), until=order.until, since=int(order.since or 0))
         self.samples: list[tuple[Lane, StageNews]] = []  # of a dry run: what would be written, the first page
-        self._taken: dict[tuple[Lane, str], StageNews] = {}  # by a vendor, of a page that is not done yet
+        # What vendors said of persons of a page that is not done yet: why they were refused, "" if they were not.
+        self._said: dict[tuple[Lane, str], tuple[StageNews, str]] = {}
         self._takers: set[Lane] = set()  # vendors that took somebody
         self._under_way: list[int] = []  # ids of recorded events that may still be owed
         self._over = False
@@ -234,25 +238,34 @@ class Backfill:
             self._write(self._plan(wanted, leads, tally), tally)
         self.place.tally.add(tally)
         self._advance(leads, fresh, more)
-        self._taken.clear()
+        self._said.clear()
         if not self._order.dry_run:
             self._journal.set_bookmark(self._key, _place.dump_json(self.place).decode(), now=self._clock())
 
     def _advance(self, leads: Sequence[Lead], fresh: Sequence[Lead], more: bool) -> None:
+        """Move on, once a page is done."""
         place = self.place
         last = max((int(lead.updated_at) for lead in leads), default=place.since)
-        place.found_some = place.found_some or bool(fresh)
         place.seen |= {_mark(lead) for lead in fresh}
-        if more and last <= place.since:
+        place.found_some = place.found_some or bool(fresh)
+        if place.again_to:
+            if place.page < place.again_to:
+                place.page += 1
+                return
+            if place.found_some:
+                place.page, place.found_some = 1, False
+                return
+        elif more and last <= place.since:
             place.page += 1  # more than a page was changed within one second, say by an import
             return
-        if place.page > 1 and place.found_some:
-            # Pages shift when a deal leaves that second: look at it once more, until nothing new turns up.
-            place.page, place.found_some = 1, False
+        elif place.page > 1 and place.found_some:
+            # Pages shift when a deal leaves that second: what slipped over an edge is on the page before it now.
+            place.again_to, place.then, place.page, place.found_some = place.page - more, last, 1, False
             return
-        self._over = not more and not fresh
-        place.since, place.page, place.found_some = last, 1, False
-        place.seen = {mark for mark in place.seen if mark[1] >= last}
+        self._over = not more and not place.found_some
+        place.since, place.page, place.again_to = max(last, place.then), 1, 0
+        place.then, place.found_some = 0, False
+        place.seen = {mark for mark in place.seen if mark[1] >= place.since}
 
     def _is_skipped(self, lead: Lead, tally: Tally) -> bool:
         """Say whether a deal is not carried over, as far as it says that itself; count it if so."""
@@ -347,21 +360,24 @@ class Backfill:
                 self._upsert(lane, people, tally)
 
     def _upsert(self, lane: Lane, people: Sequence[StageNews], tally: Tally) -> None:
-        """Write persons; raise ApiError if the vendor is not to be had, and remember whom it took by then."""
-        waiting = [person for person in people if self._taken.get((lane, person.email)) != person]
+        """Write persons. Raises ApiError if the vendor is not to be had; what it has said is not asked again."""
+        waiting = [person for person in people if self._said.get((lane, person.email), ())[:1] != (person,)]
         errors = deliver(waiting, partial(self._try, lane), PEOPLE_A_CALL)
         passing = None
         for person, error in zip(waiting, errors, strict=True):
-            if error is None:
-                self._taken[lane, person.email] = person
-            elif error.fault != Fault.REFUSED:
+            if error and error.fault != Fault.REFUSED:
                 passing = error
             else:
-                tally.refusals += 1
-                tally.refused.append(Refused(lane, person.email, person.lead_id, str(error)))
+                self._said[lane, person.email] = (person, str(error or ""))
         if passing:
             raise passing
-        tally.write(lane, sum((lane, person.email) in self._taken for person in people))
+        for person in people:
+            _, words = self._said[lane, person.email]
+            if words:
+                tally.refusals += 1
+                tally.refused.append(Refused(lane, person.email, person.lead_id, words))
+            else:
+                tally.write(lane, 1)
 
     def _try(self, lane: Lane, part: Sequence[StageNews]) -> Iterable[str] | None:
         """Call a vendor with some persons; raise BackfillError if it takes nobody at all.

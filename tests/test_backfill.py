@@ -296,7 +296,7 @@ stages:
 # -- what changes under way ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("a_second", [2, 1_000_000], ids=["one after the other", "all changed within one second"])
+@pytest.mark.parametrize("a_second", [2, 100, 300, 1_000_000])
 def test_deals_that_go_or_move_under_way_make_it_miss_no_other(scene: Scene, a_second: float) -> None:
     deals = add_deals(scene.town, 800, a_second=a_second)
     ids = sorted(deals)
@@ -354,10 +354,11 @@ def unfit(scene: Scene, tmp_path: Path) -> Scene:
 
 
 def add_people(town: Town, count: int, **fields: str) -> None:
+    """Add deals, each with a person who has these fields, changed after those that are there."""
     for number in range(count):
         name = f"{'-'.join(fields.values()) or 'plain'}{number}"
         contact = town.kommo.add_contact(name, [f"{name}@old.example"], fields=fields)
-        add_deal(town, name, contact=contact, at=LONG_AGO + number)
+        add_deal(town, name, contact=contact, at=LONG_AGO + len(town.kommo.account.leads))
 
 
 def test_refused_persons_are_named_and_the_others_arrive(unfit: Scene) -> None:
@@ -385,6 +386,20 @@ def test_a_vendor_that_refuses_everybody_is_asked_little_and_the_walk_stops_ther
 
     unfit.rules = mapping.load(ROOT / "config/mapping.yaml", FIELDS)
     assert unfit.walk(since=LONG_AGO).written["ortto"] == 120 + 6
+
+
+def test_many_bad_persons_in_a_row_are_got_through_although_ortto_locks_out_for_bad_calls(
+    unfit: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfit.town.ortto.switch(ban=True)
+    monkeypatch.setattr(unfit.town.ortto, "clock", lambda: time.time() + sum(unfit.slept))
+    add_people(unfit.town, 200)
+    add_people(unfit.town, 30, POSITION="boss")
+
+    tally = unfit.walk(until=LONG_AGO + 1_000)
+
+    assert (tally.refusals, tally.written) == (30, {"encharge": 230, "ortto": 200})
+    assert len(unfit.slept) > 1
 
 
 def test_a_few_bad_persons_at_the_start_do_not_stop_it(unfit: Scene) -> None:

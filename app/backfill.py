@@ -34,6 +34,7 @@ from app.events import (
     StageNews,
     State,
     Webhook,
+    stage_repeat,
 )
 from app.flows import deliver, read_by_halves
 from app.flows.resolve import company_id_of
@@ -280,12 +281,15 @@ class Backfill:
         return reason is not None
 
     def _event(self, lead: Lead) -> Event:
+        change = StageChange(lead.id, lead.status_id, lead.pipeline_id)
         return Event(
             source=Source.KOMMO,
             kind=Kind.STAGE_CHANGED,
-            data=StageChange(lead.id, lead.status_id, lead.pipeline_id),
+            data=change,
             order_key=f"lead:{lead.id}",
             dedupe_key=f"backfill:{self.place.day}:{lead.id}:{lead.pipeline_id}:{lead.status_id}",
+            # Of a deal that moves under way a webhook tells too.
+            repeat=stage_repeat(change, int(self._clock() - self.place.begun) + 1),
         )
 
     # -- persons --
@@ -419,7 +423,7 @@ class Backfill:
         found = [(self._event(lead), None) for lead in leads]
         for item in self._journal.record(webhook, found, now=self._clock()):
             if item.duplicate:
-                tally.skip(f"recorded before, on {self.place.day}")
+                tally.skip("its event is in the journal already")
             else:
                 tally.write(EVENTS, 1)
                 self._under_way.append(item.event.id)

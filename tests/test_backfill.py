@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from databases import run_sql
-from parts import FIELDS, Desk, encharge_client, kommo_client, ortto_client, rules_of
+from parts import FIELDS, WEBHOOK, Desk, encharge_client, kommo_client, ortto_client, rules_of, stage_event
 from scripts import Script
 from support import NEGOTIATION, PIPELINE, PROPOSAL_SENT, QUALIFIED, ROOT, arrived
 
 from app import mapping
 from app.backfill import UNDER_WAY, Backfill, BackfillError, Order, Place, Tally, Upsert
 from app.clients.ortto import Person
-from app.events import LOST, WON, Lane, StageNews
+from app.events import LOST, WON, Lane, StageChange, StageNews, stage_repeat
 from app.flows import Flow
 from app.flows.resolve import ResolveFlow
 from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, encharge_person, ortto_fields
@@ -582,7 +584,7 @@ def test_events_are_recorded_delivered_and_not_repeated_on_the_same_day(scene: S
 
     assert scene.walk(events=True).written == {"events": 26}
     again = scene.walk(events=True)
-    assert (again.written, again.skipped[f"recorded before, on {Place(time.time(), None).day}"]) == ({}, 26)
+    assert (again.written, again.skipped["its event is in the journal already"]) == ({}, 26)
     deliver_all(scene)
 
     found = arrived(scene.town)
@@ -594,11 +596,12 @@ def test_events_are_recorded_delivered_and_not_repeated_on_the_same_day(scene: S
     assert run_sql(scene.url, "SELECT DISTINCT state FROM jobs") == [("done",)]
 
 
-def test_events_of_the_next_day_are_sent_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_the_next_day_are_sent_again(scene: Scene) -> None:
     scene.walk(events=True)
-    monkeypatch.setattr(Place, "day", "2031-01-01")
+    tomorrow = scene.backfill(events=True)
+    tomorrow.place.begun += 86_400
 
-    assert scene.walk(events=True).written == {"events": 6}
+    assert tomorrow.run().written == {"events": 6}
 
 
 def test_a_run_that_goes_on_after_midnight_keeps_its_day(scene: Scene) -> None:
@@ -621,7 +624,34 @@ def test_a_run_that_goes_on_after_midnight_keeps_its_day(scene: Scene) -> None:
     tally = scene.walk(events=True)
 
     assert run_sql(scene.url, "SELECT count(*) FROM events") == [(306,)]
-    assert tally.written["events"] + sum(n for why, n in tally.skipped.items() if "recorded before" in why) == 306
+    assert tally.written["events"] + tally.skipped["its event is in the journal already"] == 306
+
+
+def test_of_a_deal_that_moves_under_way_the_new_stage_is_told_once(scene: Scene) -> None:
+    del scene.upserts[Lane.ENCHARGE]
+    scene.on_sleep = lambda: deliver_all(scene)
+    deals = add_deals(scene.town, 300)
+    moving = min(deals)
+    record = scene.journal.record
+    calls = itertools.count()
+
+    def moved(*arguments: Any, **more: Any) -> Any:
+        """Let a deal of the first page move before the second is read, and its webhook come."""
+        recorded = record(*arguments, **more)
+        if next(calls) == 0:
+            scene.town.kommo.move(moving, NEGOTIATION)
+            event = stage_event(moving, NEGOTIATION)
+            repeat = stage_repeat(StageChange(moving, NEGOTIATION, PIPELINE), 60)
+            record(WEBHOOK, [(replace(event, repeat=repeat), None)], now=time.time())
+        return recorded
+
+    scene.journal.record = moved  # type: ignore[method-assign]
+    tally = scene.walk(events=True)
+
+    assert tally.skipped["its event is in the journal already"] == 1
+    query = "SELECT data FROM events WHERE order_key = :key ORDER BY id"
+    told = run_sql(scene.url, query, key=f"lead:{moving}")
+    assert [json.loads(data)["status_id"] for (data,) in told] == [QUALIFIED, NEGOTIATION]
 
 
 def test_events_do_not_pile_up_before_what_happens_now(scene: Scene) -> None:

@@ -12,19 +12,20 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
-from app.cli import broadcasts, events, work
+from app.backfill import Audience, Backfill, Order, Upsert
+from app.cli import backfill, broadcasts, events, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
-from app.clients.ortto import OrttoClient
+from app.clients.ortto import OrttoClient, Person
 from app.clients.throttle import Priority, Throttle
 from app.dispatcher import Dispatcher
 from app.events import Lane, Source
 from app.flows import Flow
 from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import ResolveFlow
-from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow
+from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, encharge_person, ortto_fields
 from app.journal import Journal, JournalError
-from app.lease import Lease
+from app.lease import Lease, NoLease
 from app.mapping import MappingError, Rules
 from app.ops import health
 from app.settings import Settings, SettingsError
@@ -69,6 +70,7 @@ def create_app(configured: Settings | None = None) -> Flask:
         work.make_command(dispatcher),
         *events.make_commands(journal, retention),
         broadcasts.make_command(clients.encharge),
+        backfill.make_command(rules.stages, lambda *order: make_backfill(told, rules, journal, *order)),
     ):
         app.cli.add_command(command)
     app.register_error_handler(HTTPException, explain)
@@ -143,6 +145,19 @@ def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tup
         if client
     }
     return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.reader, rules, list(flows), people)), **flows}
+
+
+def make_backfill(told: Settings, rules: Rules, journal: Journal, order: Order, audience: Audience) -> Backfill:
+    """Return a walk through Kommo's deals; what it writes may be written twice, so it needs no lease."""
+    clients = make_clients(told, journal, dict.fromkeys(Lane, NoLease()))
+    upserts: dict[Lane, Upsert] = {}
+    if in_encharge := clients.encharge:
+        upserts[Lane.ENCHARGE] = lambda news: in_encharge.upsert_people([encharge_person(item) for item in news])
+    if in_ortto := clients.ortto:
+        upserts[Lane.ORTTO] = lambda news: in_ortto.merge_people(
+            [Person(item.email, ortto_fields(item)) for item in news]
+        )
+    return Backfill(clients.backfill, rules, journal, upserts, order, audience)
 
 
 def make_routes(told: Settings) -> dict[Source, Route]:

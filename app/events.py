@@ -154,6 +154,14 @@ class Reading:
     faults: tuple[str, ...] = ()
 
 
+def stage_repeat(change: StageChange, seconds: int) -> Repeat:
+    """Return how a stage change is known that is told again without an id.
+
+    A deal cannot enter the stage it is in, so the same stage twice in a row is one move told twice.
+    """
+    return Repeat(f"kommo:lead:{change.lead_id}", f"{change.pipeline_id or 0}:{change.status_id}", seconds)
+
+
 # -- what Kommo knows --
 
 WON, LOST = 142, 143  # the same ids in every pipeline

@@ -57,6 +57,16 @@ class Change:
     remove_tags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which deals to list; what is not said does not matter. Times are of the last change, in Unix seconds."""
+
+    pipeline_ids: tuple[int, ...] = ()
+    stage: tuple[int, int] | None = None  # pipeline and status
+    since: int | None = None
+    until: int | None = None
+
+
 class KommoClient:
     """The calls to one Kommo account. Every method raises ApiError."""
 
@@ -92,10 +102,41 @@ class KommoClient:
         with understanding("Kommo", "GET /leads"):
             return {lead.id: lead for lead in map(_lead, self._by_id("leads", ids, ("with", "contacts")))}
 
-    def contacts(self, ids: Iterable[int]) -> dict[int, Contact]:
-        """Return the contacts with these ids; unknown ones are missing."""
+    def leads_page(self, choice: Choice, page: int) -> tuple[list[Lead], bool]:
+        """Return a page of the chosen deals, up to 250 with their contacts, and whether more follow.
+
+        Those changed longest ago come first. Deals that are still incoming, and deleted ones, are missing.
+        """
+        # Reference: https://developers.kommo.com/reference/leads-list
+        return self._listed(choice, page, ("with", "contacts"))
+
+    def count_leads(self, choice: Choice) -> int:
+        """Return how many deals are chosen. Kommo does not say it: about 2 log2(pages) calls find the last page."""
+        filled, empty, page = 0, 0, 1  # the last page known to have some, and the first known to have none
+        while True:
+            found, more = self._listed(choice, page)
+            if found and not more:
+                return (page - 1) * PAGE + len(found)
+            if found:
+                filled = page
+            else:
+                empty = page
+            if empty and filled + 1 >= empty:
+                return filled * PAGE
+            page = (filled + empty) // 2 if empty else page * 2
+
+    def _listed(self, choice: Choice, page: int, *query: tuple[str, str | int]) -> tuple[list[Lead], bool]:
+        with understanding("Kommo", "GET /leads"):
+            answer = self._http.get("/leads", [*_filters(choice), *query, ("limit", PAGE), ("page", page)])
+            if not answer:  # 204
+                return [], False
+            return [_lead(body) for body in answer["_embedded"]["leads"]], _has_next(answer)
+
+    def contacts(self, ids: Iterable[int], *, with_leads: bool = False) -> dict[int, Contact]:
+        """Return the contacts with these ids, with the ids of their deals if wanted; unknown ones are missing."""
+        query = [("with", "leads")] if with_leads else []
         with understanding("Kommo", "GET /contacts"):
-            return {contact.id: contact for contact in map(_contact, self._by_id("contacts", ids))}
+            return {contact.id: contact for contact in map(_contact, self._by_id("contacts", ids, *query))}
 
     def companies(self, ids: Iterable[int]) -> dict[int, Company]:
         """Return the companies with these ids; unknown ones are missing."""
@@ -225,7 +266,7 @@ class KommoClient:
             if not answer:  # 204: nothing (more)
                 return
             yield from answer["_embedded"][entity]
-            if not (answer.get("_links") or {}).get("next"):
+            if not _has_next(answer):
                 return
             page += 1
 
@@ -252,6 +293,26 @@ def _explain(body: Any) -> Refusal:
         for error in entity.get("errors", []):
             words += f"; {error.get('path', '')}: {error.get('detail', '')} ({error.get('code', '')})"
     return Refusal(words, body.get("retry_after"))
+
+
+def _filters(choice: Choice) -> list[tuple[str, str | int]]:
+    """Return the query that lists the chosen deals in the order of their last change."""
+    query: list[tuple[str, str | int]] = [("filter[pipeline_id][]", number) for number in choice.pipeline_ids]
+    if choice.stage:
+        pipeline_id, status_id = choice.stage
+        query += [
+            ("filter[statuses][0][pipeline_id]", pipeline_id),
+            ("filter[statuses][0][status_id]", status_id),
+        ]
+    if choice.since:
+        query.append(("filter[updated_at][from]", choice.since))
+    if choice.until:
+        query.append(("filter[updated_at][to]", choice.until))
+    return [*query, ("order[updated_at]", "asc")]
+
+
+def _has_next(answer: dict[str, Any]) -> bool:
+    return bool((answer.get("_links") or {}).get("next"))
 
 
 def _change(change: Change) -> dict[str, Any]:

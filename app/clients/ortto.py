@@ -36,6 +36,14 @@ class Activity:
     created_at: float
 
 
+@dataclass(frozen=True)
+class Person:
+    """A person to merge by email; `fields` go by Ortto's field ids."""
+
+    email: str
+    fields: Mapping[str, Any]
+
+
 class OrttoClient:
     """The calls to one Ortto account. Every method raises ApiError."""
 
@@ -60,10 +68,17 @@ class OrttoClient:
         ]
         body = {"activities": items, "merge_by": MERGE_BY, "merge_strategy": OVERWRITE}
         answer = self._http.post("/activities/create", body)
-        said = answer.get("activities") if isinstance(answer, dict) else None
-        if not isinstance(said, list) or len(said) != len(items):
-            return [""] * len(items)  # taken; nothing is said of the single ones
-        return [_refusal(item) for item in said]
+        return _refusals(answer, "activities", len(items))
+
+    def merge_people(self, people: Sequence[Person]) -> list[str]:
+        """Create or update people; return why each one was refused ("" = it was taken). Fields not sent stay.
+
+        Ortto may take some and refuse others, or refuse the whole call (ApiError) if none is valid.
+        """
+        # Reference: https://help.ortto.com/a-257-create-or-update-one-or-more-people-merge
+        items = [{"fields": {"str::email": person.email, **person.fields}} for person in people]
+        body = {"people": items, "merge_by": MERGE_BY, "merge_strategy": OVERWRITE}
+        return _refusals(self._http.post("/person/merge", body), "people", len(items))
 
     def find_people(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
         """Return the people with these ids of Ortto's; unknown ones are missing."""
@@ -81,8 +96,16 @@ class OrttoClient:
         return found
 
 
+def _refusals(answer: Any, name: str, count: int) -> list[str]:
+    """Return why each item of a call was refused, or "" if it was taken."""
+    said = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(said, list) or len(said) != count:
+        return [""] * count  # taken; nothing is said of the single ones
+    return [_refusal(item) for item in said]
+
+
 def _refusal(item: Any) -> str:
-    """Return why an activity was refused, or "" if it was taken."""
+    """Return why an item was refused, or "" if it was taken."""
     status = item.get("status") if isinstance(item, dict) else None
     return str(item.get("error") or status) if status in REFUSALS else ""
 

@@ -117,7 +117,7 @@ class ResolveFlow:
         return self._with_companies(contexts) if self._rules.needs_companies else contexts
 
     def _with_companies(self, contexts: dict[int, Context]) -> dict[int, Context]:
-        wanted = {job_id: _company_id(context) for job_id, context in contexts.items()}
+        wanted = {job_id: company_id_of(context) for job_id, context in contexts.items()}
         companies = self._kommo.companies(company_id for company_id in wanted.values() if company_id)
         return {
             job_id: replace(context, company=companies.get(wanted[job_id] or 0))
@@ -199,7 +199,8 @@ def _person(lead: Lead, contacts: Mapping[int, Contact], email: str) -> Contact 
     return next((person for person in people if email in person.emails), people[0] if people else None)
 
 
-def _company_id(context: Context) -> int | None:
+def company_id_of(context: Context) -> int | None:
+    """Return the company of the deal, else that of its contact."""
     owners = (context.lead, context.contact)
     return next((owner.company_id for owner in owners if owner and owner.company_id), None)
 

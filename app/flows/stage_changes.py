@@ -73,7 +73,7 @@ class EnchargeFlow:
         except ApiError as error:
             return skips | dict.fromkeys((job.id for job in batch), error)
         # The latest news of a person stands for the earlier ones.
-        people = {item.email: _person(item) for item in (news[job.id] for job in batch)}
+        people = {item.email: encharge_person(item) for item in (news[job.id] for job in batch)}
         failed = {} if self._together else self._upsert(batch, news, people, ledger)
         by_deal: dict[str, list[Job]] = defaultdict(list)
         for job in batch:
@@ -192,7 +192,8 @@ def _news(job: Job) -> StageNews:
     return job.plan
 
 
-def _person(news: StageNews) -> Person:
+def encharge_person(news: StageNews) -> Person:
+    """Return the person as Encharge is to have them."""
     return Person(
         email=news.email,
         first_name=news.first_name,
@@ -210,18 +211,23 @@ def _properties(news: StageNews) -> dict[str, object]:
     }
 
 
-def _activity(job: Job, news: StageNews) -> Activity:
+def ortto_fields(news: StageNews) -> dict[str, object]:
+    """Return the person's fields as Ortto is to have them, by its ids."""
     names = {"str::first": news.first_name, "str::last": news.last_name}
+    return {
+        # With strategy 2 an empty name would wipe the one that Ortto has.
+        **{field: name for field, name in names.items() if name},
+        "str:cm:kommo-lead-id": str(news.lead_id),
+        "str:cm:kommo-stage": news.person_stage,
+        **news.fields,
+    }
+
+
+def _activity(job: Job, news: StageNews) -> Activity:
     return Activity(
         activity_id=news.event,
         email=news.email,
-        fields={
-            # With strategy 2 an empty name would wipe the one that Ortto has.
-            **{field: name for field, name in names.items() if name},
-            "str:cm:kommo-lead-id": str(news.lead_id),
-            "str:cm:kommo-stage": news.person_stage,
-            **news.fields,
-        },
+        fields=ortto_fields(news),
         attributes={
             "str:cm:lead-id": str(news.lead_id),
             "str:cm:stage": news.stage,

@@ -135,6 +135,8 @@ HURRY = (
 FREE_COOLDOWN = delete(cooldowns).where(
     cooldowns.c.key == bindparam("key_"), cooldowns.c.holder == bindparam("holder_")
 )
+BOOKMARK = select(cooldowns.c.holder).where(cooldowns.c.key == bindparam("key_"))
+DROP_BOOKMARK = delete(cooldowns).where(cooldowns.c.key == bindparam("key_"))
 NEXT_DUE = select(
     func.min(case((jobs.c.due_at > jobs.c.lease_until, jobs.c.due_at), else_=jobs.c.lease_until))
 ).where(jobs.c.lane == bindparam("lane_"), OWED, ~_behind_another)

@@ -342,6 +342,22 @@ class Journal:
 
         return self._writer.run(name, work)
 
+    # -- long walks --
+
+    def bookmark(self, key: str) -> str | None:
+        """Return what was last noted under a key, or None."""
+        text: str | None = self._scalar(sql.BOOKMARK, {"key_": key})
+        return text
+
+    def set_bookmark(self, key: str, text: str, *, now: float) -> None:
+        """Note how far a long walk has come; forgotten when it is as old as what `purge` forgets."""
+        noted = {"key": key, "holder": text, "until": now}
+        self._writer.run("set_bookmark", lambda connection: connection.execute(self._upserts.set_scope, noted))
+
+    def drop_bookmark(self, key: str) -> None:
+        """Forget what was noted under a key."""
+        self._writer.run("drop_bookmark", lambda connection: connection.execute(sql.DROP_BOOKMARK, {"key_": key}))
+
     # -- looking --
 
     def check(self, *, seconds: float = WRITE_SECONDS) -> None:

@@ -86,8 +86,8 @@ Index("jobs_of_key", jobs.c.order_key)
 cooldowns = Table(
     "cooldowns",
     metadata,
-    Column("key", Text, primary_key=True),  # `task:lead:41500011`, `repeat:kommo:lead:41500011`
-    Column("holder", Text, nullable=False),  # the job or the fingerprint it was claimed for
+    Column("key", Text, primary_key=True),  # `task:lead:41500011`, `repeat:kommo:lead:41500011`, `backfill:…`
+    Column("holder", Text, nullable=False),  # the job or fingerprint it was claimed for, or a walk's place
     Column("until", Double, nullable=False),
 )
 

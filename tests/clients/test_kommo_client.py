@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import responses
 from responses import matchers
 
 from app.clients.errors import ApiError, Fault
-from app.clients.kommo import Change, KommoClient, NewNote, NewTask
+from app.clients.kommo import Change, Choice, KommoClient, NewNote, NewTask
 from app.events import Company, Contact, Lead
 
 URL = "https://examplebakery.kommo.com"
@@ -509,3 +510,58 @@ def test_every_page_waits_for_its_place(wire: responses.RequestsMock, answer: Lo
     kommo.leads([41500011, 41500012])
 
     assert len(waits) == 2
+
+
+def test_chosen_deals_are_listed_in_the_order_of_their_last_change(
+    wire: responses.RequestsMock, kommo: KommoClient, answer: Load
+) -> None:
+    wire.get(f"{API}/leads", body=answer("leads_200__page_1.json"), content_type=HAL)
+    wire.get(f"{API}/leads", status=204)
+    choice = Choice((7100010, 7100020), stage=(7100010, 61000102), since=1767600000, until=1767700000)
+
+    leads, more = kommo.leads_page(choice, 1)
+
+    assert ([(lead.id, lead.contact_ids, lead.updated_at) for lead in leads], more) == (
+        [(41500011, (52300021,), 1767607800)],
+        True,
+    )
+    assert kommo.leads_page(Choice(), 2) == ([], False)
+    first, second = (unquote(str(url)) for _, url, _ in sent(wire))
+    assert first == (
+        f"{API}/leads?filter[pipeline_id][]=7100010&filter[pipeline_id][]=7100020"
+        "&filter[statuses][0][pipeline_id]=7100010&filter[statuses][0][status_id]=61000102"
+        "&filter[updated_at][from]=1767600000&filter[updated_at][to]=1767700000"
+        "&order[updated_at]=asc&with=contacts&limit=250&page=1"
+    )
+    assert second == f"{API}/leads?order[updated_at]=asc&with=contacts&limit=250&page=2"
+
+
+@pytest.mark.parametrize("count", [0, 1, 249, 250, 251, 500, 1_000, 1_001, 4_875, 20_000])
+@pytest.mark.parametrize("always_next", [False, True], ids=["exact", "a full last page has a next one"])
+def test_deals_are_counted_by_looking_for_the_last_page(
+    wire: responses.RequestsMock, kommo: KommoClient, count: int, always_next: bool
+) -> None:
+    def page(request: Any) -> tuple[int, dict[str, str], str]:
+        number = int(request.params["page"])
+        held = max(0, min(250, count - 250 * (number - 1)))
+        if not held:
+            return 204, {}, ""
+        more = count > 250 * number or (always_next and held == 250)
+        leads = [{"id": item, "status_id": 1, "pipeline_id": 1} for item in range(held)]
+        links = {"next": {"href": "…"}} if more else {}
+        return 200, {}, json.dumps({"_links": links, "_embedded": {"leads": leads}})
+
+    wire.add_callback(responses.GET, f"{API}/leads", page, content_type=HAL)
+
+    assert kommo.count_leads(Choice()) == count
+    assert len(wire.calls) <= 15
+
+
+def test_contacts_come_with_the_ids_of_their_deals_if_wanted(
+    wire: responses.RequestsMock, kommo: KommoClient, answer: Load
+) -> None:
+    wire.get(f"{API}/contacts", body=answer("contacts_200__query.json"), content_type=HAL)
+
+    kommo.contacts([52300021, 52300022], with_leads=True)
+
+    assert sent(wire)[0][1] == f"{API}/contacts?{filtered(52300021, 52300022)}&with=leads&limit=250"

@@ -12,7 +12,7 @@ from parts import ortto_client
 from responses import matchers
 
 from app.clients.errors import ApiError, Fault
-from app.clients.ortto import Activity, OrttoClient
+from app.clients.ortto import Activity, OrttoClient, Person
 from app.events import FoundPerson
 from sandbox.town import Town
 
@@ -352,3 +352,43 @@ def test_the_sandbox_knows_the_people_that_were_written(town: Town) -> None:
         kim: FoundPerson("kim@example.com"),
     }
     assert client.find_people([ONE]) == {}
+
+
+# -- merging people ---------------------------------------------------------------------------------------------
+
+
+def test_people_are_merged_by_email_in_one_call(wire: responses.RequestsMock, ortto: OrttoClient) -> None:
+    wire.post(
+        f"{API}/person/merge",
+        json={"people": [{"person_id": "0069b1c2d3e4f5a6b7c8d901", "status": "created"}, {"status": "merged"}]},
+    )
+
+    people = [Person("zoe@example.com", {"str::first": "Zoë"}), Person("kim@example.com", {})]
+    assert ortto.merge_people(people) == ["", ""]
+
+    assert sent(wire) == [
+        (
+            "POST",
+            f"{API}/person/merge",
+            {
+                "people": [
+                    {"fields": {"str::email": "zoe@example.com", "str::first": "Zoë"}},
+                    {"fields": {"str::email": "kim@example.com"}},
+                ],
+                "merge_by": ["str::email"],
+                "merge_strategy": 2,
+            },
+        )
+    ]
+
+
+def test_people_that_are_refused_within_a_200_are_told_apart(
+    wire: responses.RequestsMock, ortto: OrttoClient, answer: Load
+) -> None:
+    wire.post(f"{API}/person/merge", body=answer("merge_people_200__one_invalid.json"))
+
+    people = [Person("zoe@example.com", {"str:cm:nope": "x"}), Person("kim@example.com", {})]
+    assert ortto.merge_people(people) == [
+        "failed to validate field str:cm:nope in schema: str:cm:nope: Object not found",
+        "",
+    ]

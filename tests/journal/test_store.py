@@ -887,3 +887,19 @@ def test_an_outcome_that_can_never_be_written_is_dead_and_the_others_of_its_batc
     assert [item.outcome.state for item in settled] == [State.DONE, State.DEAD, State.DONE]
     assert settled[1].outcome.reason.startswith("internal error: its outcome cannot be written: ")
     assert journal.claim(Lane.ORTTO, "ortto", 10, now=NOW) == []
+
+
+def test_a_bookmark_is_kept_replaced_dropped_and_forgotten_when_it_is_old(journal: Journal) -> None:
+    assert journal.bookmark("backfill:1") is None
+    journal.set_bookmark("backfill:1", "page 1", now=NOW)
+    journal.set_bookmark("backfill:2", "page 7", now=NOW)
+    journal.set_bookmark("backfill:1", "page 2", now=NOW + 1)
+    assert (journal.bookmark("backfill:1"), journal.bookmark("backfill:2")) == ("page 2", "page 7")
+
+    journal.drop_bookmark("backfill:1")
+    assert (journal.bookmark("backfill:1"), journal.bookmark("backfill:2")) == (None, "page 7")
+
+    journal.purge(NOW)
+    assert journal.bookmark("backfill:2") == "page 7"
+    journal.purge(NOW + 1)
+    assert journal.bookmark("backfill:2") is None

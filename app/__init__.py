@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
-from app.cli import events, work
+from app.cli import events, reconcile, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient
@@ -21,10 +21,13 @@ from app.flows import Flow
 from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import ResolveFlow
 from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow
+from app.guardian import Answers, Guardian
 from app.journal import Journal, JournalError
 from app.lease import Lease
 from app.mapping import MappingError, Rules
 from app.ops import health
+from app.reconcile import Reconciler
+from app.rounds import Rounds
 from app.settings import Settings, SettingsError
 from app.webhooks import encharge, kommo, ortto, routes
 from app.webhooks.routes import Receiver, Route
@@ -46,10 +49,20 @@ def create_app(configured: Settings | None = None) -> Flask:
         sys.exit(f"Kommo Relay cannot start:\n{error}")
     leases = {lane: Lease() for lane in Lane}
     retention = told.retention_days * 86400.0
+    # A client of its own: what nobody waits for must not stand in the way of what somebody does.
+    watching = KommoClient(
+        told.kommo_api_url,
+        told.kommo_access_token,
+        throttle=Throttle(journal, "kommo", told.kommo_rate_limit).wait,
+    )
+    reconciler = Reconciler(journal, watching, rules)
+    guardian = Guardian(watching, told.kommo_webhook_secrets, told.public_url)
+    rounds = Rounds(journal, reconciler, guardian, seconds=told.reconcile_minutes * 60.0)
     dispatcher = Dispatcher(
         journal,
         make_flows(told, rules, journal, leases),
         leases=leases,
+        chores={"rounds": rounds.run} if told.reconcile_minutes else {},
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
         retention=retention,
@@ -59,10 +72,14 @@ def create_app(configured: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions[EXTENSION] = dispatcher
     ways = make_routes(told)
-    receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds)
+    receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds, to_kommo=Answers().answered)
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(journal))
-    for command in (work.make_command(dispatcher), *events.make_commands(journal, retention)):
+    for command in (
+        work.make_command(dispatcher),
+        reconcile.make_command(reconciler, retention),
+        *events.make_commands(journal, retention),
+    ):
         app.cli.add_command(command)
     app.register_error_handler(HTTPException, explain)
     return app

@@ -86,9 +86,12 @@ class Repeat:
     seconds: int
 
 
+LOGGED = "logged:"  # what the dedupe keys begin with that are ids in a vendor's log of events
+
+
 @dataclass(frozen=True)
 class Event:
-    """One fact from one webhook."""
+    """One fact from one webhook, or from a vendor's own log of events."""
 
     source: Source
     kind: Kind
@@ -99,6 +102,11 @@ class Event:
     repeat: Repeat | None = None
     id: int = 0  # 0 until the journal has it
     received_at: float = 0.0
+
+    @property
+    def logged(self) -> bool:
+        """Say whether it comes from the vendor's log of events and not from a webhook."""
+        return bool(self.dedupe_key and self.dedupe_key.startswith(LOGGED))
 
     @property
     def moment(self) -> float:
@@ -130,6 +138,14 @@ class Reading:
     events: tuple[Event, ...] = ()
     ignored: tuple[Ignored, ...] = ()
     faults: tuple[str, ...] = ()
+
+
+def stage_repeat(change: StageChange, seconds: int) -> Repeat:
+    """Return how a stage change is known that is told again without an id.
+
+    A deal cannot enter the stage it is in, so the same stage twice in a row is one move told twice.
+    """
+    return Repeat(f"kommo:lead:{change.lead_id}", f"{change.pipeline_id or 0}:{change.status_id}", seconds)
 
 
 # -- what Kommo knows --

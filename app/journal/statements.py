@@ -40,6 +40,7 @@ def now() -> ColumnElement[float]:
 
 FIND_EVENT = select(events.c.id).where(events.c.dedupe_key == bindparam("dedupe_key_"))
 LATEST_OF_SCOPE = select(cooldowns.c.holder, cooldowns.c.until).where(cooldowns.c.key == bindparam("key_"))
+HOLDER = select(cooldowns.c.holder).where(cooldowns.c.key == bindparam("key_"))
 ADD_WEBHOOK = insert(webhooks).returning(webhooks.c.id)
 ADD_EVENT = insert(events).returning(events.c.id)
 ADD_JOB = insert(jobs)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import Event, Job, Lane, Outcome, State, Step, Webhook
-from app.journal import history, schema
+from app.journal import history, schema, twins
 from app.journal import statements as sql
 from app.journal.errors import JournalError, words
 from app.journal.history import EventStory, Search
@@ -67,6 +67,22 @@ class Pause:
     reason: str
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a vendor's log of events is known, by the vendor's clock: from `since` on, up to `until`."""
+
+    since: float
+    until: float
+
+
+class _RehearsedError(Exception):
+    """Nothing of what was recorded is to stay: it was a rehearsal."""
+
+    def __init__(self, recorded: list[Recorded]) -> None:
+        super().__init__()
+        self.recorded = recorded
+
+
 class Journal:
     """One process's hand on the journal. Every method is safe to call from any thread.
 
@@ -101,11 +117,12 @@ class Journal:
         now: float,
         committed: Callable[[list[Recorded]], None] = lambda recorded: None,
         seconds: float = WRITE_SECONDS,
+        rehearse: bool = False,
     ) -> list[Recorded]:
         """Write down a webhook, its events and their first jobs; duplicates find the event they repeat.
 
         Each event comes with the reason why nothing needs to be done for it, or None. `committed` hears what was
-        recorded before any job of it can be claimed by this process.
+        recorded before any job of it can be claimed by this process. `rehearse`: only say what would be recorded.
         """
 
         def work(connection: Connection) -> list[Recorded]:
@@ -121,9 +138,14 @@ class Journal:
                 event_id = self._add_event(connection, event, webhook_id, now)
                 connection.execute(sql.ADD_JOB, first_job_row(event_id, event.order_key, refusal, now))
                 recorded.append(Recorded(replace(event, id=event_id, received_at=now), refused=refusal or ""))
+            if rehearse:
+                raise _RehearsedError(recorded)
             return recorded
 
-        return self._writer.run("record", work, committed=committed, seconds=seconds)
+        try:
+            return self._writer.run("record", work, committed=committed, seconds=seconds)
+        except _RehearsedError as rehearsed:
+            return rehearsed.recorded
 
     # -- jobs --
 
@@ -277,6 +299,42 @@ class Journal:
 
         return self._writer.run("let_go", work)
 
+    # -- the vendors' logs of events --
+
+    def progress(self, log: str) -> Progress | None:
+        """Return how far a vendor's log is known; None if it was never looked at."""
+        kept = self._scalar(sql.HOLDER, {"key_": f"log:{log}"})
+        return Progress(*json.loads(kept)) if kept else None
+
+    def set_progress(self, log: str, progress: Progress) -> None:
+        """Write down how far a vendor's log is known."""
+        kept = {
+            "key": f"log:{log}",
+            "holder": json.dumps([progress.since, progress.until]),
+            "until": FAR_AHEAD,  # never purged
+        }
+        self._writer.run("set_progress", lambda connection: connection.execute(self._upserts.set_scope, kept))
+
+    def take_turn(self, name: str, seconds: float, *, now: float) -> bool:
+        """Take or keep a turn that one process has at a time, for so many seconds; False if another has it."""
+        key = f"turn:{name}"
+
+        def work(connection: Connection) -> bool:
+            held = connection.execute(sql.LATEST_OF_SCOPE, {"key_": key}).first()
+            # One that ends further ahead was taken by a clock that was wrong.
+            if held and held.holder != self.owner and now < held.until <= now + seconds:
+                return False
+            turn = {"key": key, "holder": self.owner, "until": now + seconds}
+            connection.execute(self._upserts.set_scope, turn)
+            return True
+
+        return self._writer.run("take_turn", work)
+
+    def end_turn(self, name: str) -> None:
+        """Let another process have its turn."""
+        turn = {"key_": f"turn:{name}", "holder_": self.owner}
+        self._writer.run("end_turn", lambda connection: connection.execute(sql.FREE_COOLDOWN, turn))
+
     # -- looking --
 
     def check(self, *, seconds: float = WRITE_SECONDS) -> None:
@@ -335,7 +393,8 @@ class Journal:
 
     def _add_event(self, connection: Connection, event: Event, webhook_id: int, now: float) -> int:
         event_id: int = connection.execute(sql.ADD_EVENT, event_row(event, webhook_id, now)).scalar_one()
-        if event.repeat is not None:
+        # What a log tells late is not what the deal's next webhook has to be compared with.
+        if event.repeat is not None and (not event.logged or twins.is_latest(connection, event)):
             latest = {
                 "key": _scope(event.repeat.scope),
                 "holder": f"{event_id} {event.repeat.fingerprint}",
@@ -375,7 +434,10 @@ def _repeated(connection: Connection, event: Event, now: float) -> int | None:
         found: int | None = connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar()
         if found is not None:
             return found
-    if event.repeat is None:
+    twin = twins.find(connection, event, now)
+    if twin is not None:
+        return twin
+    if event.repeat is None or event.logged:
         return None
     latest = connection.execute(sql.LATEST_OF_SCOPE, {"key_": _scope(event.repeat.scope)}).first()
     if latest is None:

@@ -86,7 +86,7 @@ Index("jobs_of_key", jobs.c.order_key)
 cooldowns = Table(
     "cooldowns",
     metadata,
-    Column("key", Text, primary_key=True),  # `task:lead:41500011`, `repeat:kommo:lead:41500011`
+    Column("key", Text, primary_key=True),  # `task:lead:41500011`, `repeat:kommo:lead:41500011`, `twin:4711:log`
     Column("holder", Text, nullable=False),  # the job or the fingerprint it was claimed for
     Column("until", Double, nullable=False),
 )

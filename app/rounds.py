@@ -56,10 +56,7 @@ class Rounds:
             return False
         try:
             self._guardian.look()
-            report = self._reconciler.look(
-                may_go_on=lambda: not stopping.is_set() and self._reconciler.take_turn(),
-                heard=lambda so_far, new: None,
-            )
+            report = self._reconciler.look(may_go_on=lambda: not stopping.is_set() and self._reconciler.take_turn())
         except InterruptedLookError:
             return False
         finally:

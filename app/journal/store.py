@@ -128,8 +128,9 @@ class Journal:
         def work(connection: Connection) -> list[Recorded]:
             webhook_id: int | None = None
             recorded = []
+            twins_of = _logged_twins(connection, [event for event, _ in found], now)
             for event, refusal in found:
-                first = _repeated(connection, event, now)
+                first = _repeated(connection, event, now, twins_of)
                 if first is not None:
                     recorded.append(Recorded(replace(event, id=first), duplicate=True))
                     continue
@@ -428,17 +429,28 @@ def _scope(scope: str) -> str:
     return f"repeat:{scope}"
 
 
-def _repeated(connection: Connection, event: Event, now: float) -> int | None:
+def _logged_twins(connection: Connection, batch: Sequence[Event], now: float) -> dict[str | None, int]:
+    """Return the ids of the events that webhooks made of a log's entries, by the entries' keys."""
+    fresh = [
+        event
+        for event in batch
+        if event.logged and connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar() is None
+    ]
+    found = twins.pair(connection, fresh, now)
+    return {fresh[place].dedupe_key: event_id for place, event_id in found.items()}
+
+
+def _repeated(connection: Connection, event: Event, now: float, twins_of: Mapping[str | None, int]) -> int | None:
     """Return the id of the event that this one repeats, or None."""
     if event.dedupe_key:
         found: int | None = connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar()
         if found is not None:
             return found
-    twin = twins.find(connection, event, now)
-    if twin is not None:
+    if event.logged:
+        return twins_of.get(event.dedupe_key)
+    twin = twins.pair(connection, [event], now).get(0)
+    if twin is not None or event.repeat is None:
         return twin
-    if event.repeat is None or event.logged:
-        return None
     latest = connection.execute(sql.LATEST_OF_SCOPE, {"key_": _scope(event.repeat.scope)}).first()
     if latest is None:
         return None

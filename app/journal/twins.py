@@ -11,11 +11,12 @@ A pair is written down under `twin:<event>:<who told it>`, beside the cooldowns,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, bindparam, func, insert, literal, select
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, literal, select
 
 from app.events import LOGGED, Event, Kind, Lane, StageChange
 from app.journal.tables import cooldowns, events, jobs
@@ -23,6 +24,7 @@ from app.journal.tables import cooldowns, events, jobs
 NEAR_SECONDS = 300.0  # between the two times of one move, and between the vendor's clock and ours
 LATE_SECONDS = 3600.0  # within which a webhook without a time is sent again
 EARLIER_SECONDS = 3600.0  # how much earlier than it happened our clock may say that we heard of a move
+LOG = "log"
 
 _stage_change = TypeAdapter(StageChange)
 _stages_of_deal = (
@@ -45,13 +47,14 @@ ADD_TWIN = insert(cooldowns)
 
 @dataclass(frozen=True)
 class _Telling:
-    """A stage change as one side tells it; it happened between `first` and `last`."""
+    """A stage change as one side tells it, at `at`; it happened between `first` and `last`."""
 
-    event_id: int
     key: str
     change: StageChange
+    at: float
     first: float
     last: float
+    event_id: int = 0
 
     def may_be(self, other: _Telling) -> bool:
         """Say whether both may be the same move."""
@@ -61,30 +64,45 @@ class _Telling:
         return same and self.first <= other.last and other.first <= self.last
 
 
-def find(connection: Connection, event: Event, now: float) -> int | None:
-    """Return the id of the event that the other side made of this move, or None; write new pairs down."""
-    if not isinstance(event.data, StageChange):
-        return None
-    new = _telling(0, event.dedupe_key or "", event.data, event.occurred_at, now)
-    side = "log" if event.logged else "hook with a time" if event.occurred_at else "hook without a time"
-    asked = {"order_key_": event.order_key, "since_": new.first - EARLIER_SECONDS}
-    rows = connection.execute(HOOKED_OF_DEAL if event.logged else LOGGED_OF_DEAL, asked)
-    told = [_telling(row.id, row.dedupe_key, _stage_change.validate_json(row.data), *row[2:4]) for row in rows]
-    alike = [other for other in told if new.may_be(other)]
+def pair(connection: Connection, batch: Sequence[Event], now: float) -> dict[int, int]:
+    """Return the ids of the events that the other side made of these moves, by place in the batch.
+
+    All are of one side. Those that lie nearest find each other first; pairs are written down.
+    """
+    of_deal: dict[str, dict[int, _Telling]] = defaultdict(dict)
+    for place, event in enumerate(batch):
+        if isinstance(event.data, StageChange):
+            of_deal[event.order_key][place] = _telling(event.dedupe_key or "", event.data, event.occurred_at, now)
+    found: dict[int, int] = {}
+    for order_key, new in of_deal.items():
+        found |= _pair_of_deal(connection, order_key, new, _side(batch[0]), now)
+    return found
+
+
+def _pair_of_deal(
+    connection: Connection, order_key: str, new: Mapping[int, _Telling], side: str, now: float
+) -> dict[int, int]:
+    since = min(telling.first for telling in new.values()) - EARLIER_SECONDS
+    statement = HOOKED_OF_DEAL if side == LOG else LOGGED_OF_DEAL
+    rows = connection.execute(statement, {"order_key_": order_key, "since_": since}).mappings()
+    told = [_read(row) for row in rows]
+    alike = [(place, one, other) for place, one in new.items() for other in told if one.may_be(other)]
     if not alike:
-        return None
-    taken = _twins(connection, [_slot(other.event_id, side) for other in alike])
-    for other in alike:
-        if new.key and taken.get(_slot(other.event_id, side)) == new.key:
-            return other.event_id
-    free = [other for other in alike if _slot(other.event_id, side) not in taken]
-    if not free:
-        return None
-    # The one whose time runs out first: so as many find a twin as can, and the order stays.
-    first = min(free, key=lambda other: other.last)
-    pair = {"key": _slot(first.event_id, side), "holder": new.key, "until": now}
-    connection.execute(ADD_TWIN, pair)
-    return first.event_id
+        return {}
+    slots = {other.event_id: f"twin:{other.event_id}:{side}" for _, _, other in alike}
+    taken = {row.key: row.holder for row in connection.execute(TWINS, {"keys": list(slots.values())})}
+    found = {
+        place: other.event_id
+        for place, one, other in alike
+        if one.key and taken.get(slots[other.event_id]) == one.key
+    }
+    for place, one, other in sorted(alike, key=lambda pair: abs(pair[1].at - pair[2].at)):
+        slot = slots[other.event_id]
+        if place not in found and slot not in taken:
+            found[place] = other.event_id
+            taken[slot] = one.key
+            connection.execute(ADD_TWIN, {"key": slot, "holder": one.key, "until": now})
+    return found
 
 
 def is_latest(connection: Connection, event: Event) -> bool:
@@ -93,20 +111,21 @@ def is_latest(connection: Connection, event: Event) -> bool:
     return latest is None or latest <= event.moment
 
 
-def _telling(
-    event_id: int, key: str, change: StageChange, occurred_at: float | None, received_at: float
-) -> _Telling:
+def _side(event: Event) -> str:
+    if event.logged:
+        return LOG
+    return "timed" if event.occurred_at else "untimed"
+
+
+def _read(row: RowMapping) -> _Telling:
+    change = _stage_change.validate_json(row["data"])
+    telling = _telling(row["dedupe_key"], change, row["occurred_at"], row["received_at"])
+    return replace(telling, event_id=row["id"])
+
+
+def _telling(key: str, change: StageChange, occurred_at: float | None, received_at: float) -> _Telling:
+    at = received_at if occurred_at is None else occurred_at
     if key.startswith(LOGGED):
-        assert occurred_at is not None  # noqa: S101 - every entry of a log has its time
-        return _Telling(event_id, key, change, occurred_at, occurred_at)
-    earliest = received_at - LATE_SECONDS if occurred_at is None else occurred_at - NEAR_SECONDS
-    latest = (received_at if occurred_at is None else occurred_at) + NEAR_SECONDS
-    return _Telling(event_id, key, change, earliest, latest)
-
-
-def _slot(event_id: int, side: str) -> str:
-    return f"twin:{event_id}:{side}"
-
-
-def _twins(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
-    return {row.key: row.holder for row in connection.execute(TWINS, {"keys": keys})}
+        return _Telling(key, change, at, at, at)
+    earlier = LATE_SECONDS if occurred_at is None else NEAR_SECONDS
+    return _Telling(key, change, at, at - earlier, at + NEAR_SECONDS)

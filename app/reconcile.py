@@ -216,7 +216,7 @@ def _parts(begin: float, now: float) -> Iterator[tuple[float, int | None]]:
     """Yield the beginnings and ends (included) of the parts of a time; the last one has no end."""
     start = int(begin)
     while start + PART_SECONDS < now:
-        yield start, start + PART_SECONDS
+        yield start, start + PART_SECONDS - 1
         start += PART_SECONDS
     yield start, None
 

@@ -1,4 +1,4 @@
-"""Kommo's log of events and its webhooks, merged: every move of a deal once, whichever tells of it, and in whatever order."""
+"""Kommo's log of events and its webhooks, merged: every move of a deal once, whichever tells of it, in any order."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from support import (
 
 from app import EXTENSION, create_app, mapping, settings
 from app.clients.errors import ApiError
-from app.events import Source, State, Webhook
+from app.events import Lane, Source, State, Webhook
 from app.flows import Ledger
 from app.flows.stage_changes import superseded
 from app.guardian import Guardian
 from app.journal import Journal
-from app.reconcile import OVERLAP_SECONDS, TURN, InterruptedLookError, Reconciler, Report
+from app.reconcile import TURN, InterruptedLookError, Reconciler, Report
 from app.rounds import Rounds
 from app.webhooks import kommo as hooks
 from sandbox.kommo.hooks import Parcel
@@ -186,6 +186,18 @@ CASES: dict[str, tuple[list[Step], str]] = {
         ],
         "A B A B A",
     ),
+    "the same stage again within minutes, without a webhook": (
+        [move(A), hook(0), look(), move(B, 30), move(A, 30), look()],
+        "A B A",
+    ),
+    "the same stage again within minutes, the log had been first": (
+        [move(A), look(), hook(0), move(B, 30), hook(1), move(A, 30), hook(2)],
+        "A B A",
+    ),
+    "a pipeline webhook again, after the log told of an earlier stage": (
+        [move(A), move(B, 60), hook(1, "dp"), look(), hook(1, "dp", 10 * MINUTE), look()],
+        "B A",
+    ),
     "within one second": ([move(A), move(B), move(C), look()], "A B C"),
     "a pipeline webhook first": ([move(A), hook(0, "dp"), look(), look()], "A"),
     "a pipeline webhook later": ([move(A), look(), hook(0, "dp", 40 * MINUTE), look()], "A"),
@@ -206,7 +218,10 @@ CASES: dict[str, tuple[list[Step], str]] = {
         [move(A), move(B, 60), look(), move(A, 60), hook(2, "dp"), look(5 * MINUTE)],
         "A B A",
     ),
-    "a webhook long after": ([move(A), hook(0), look(), move(B, DAY), look(), hook(1), move(A, DAY), look()], "A B A"),
+    "a webhook long after": (
+        [move(A), hook(0), look(), move(B, DAY), look(), hook(1), move(A, DAY), look()],
+        "A B A",
+    ),
 }
 
 
@@ -229,9 +244,9 @@ def test_every_move_is_recorded_once(world: World, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["settings", "dp"])
 def test_moves_of_many_deals_and_whatever_becomes_of_their_webhooks(world: World, kind: str) -> None:
-    """Forty deals move for two hours; webhooks come at once, late, again, never. Looks by two processes, at times."""
+    """Twelve deals move for two hours; webhooks come at once, late, again, never. Two processes look, now and then."""
     chance = random.Random(f"{kind} 1")
-    deals = [world.deal() for _ in range(40)]
+    deals = [world.deal() for _ in range(12)]
     world.now += 1
     world.town.kommo.account.events.all[:] = []
     another = Journal(world.url)
@@ -265,8 +280,329 @@ def test_moves_of_many_deals_and_whatever_becomes_of_their_webhooks(world: World
     another.close()
 
     assert sum(moved.values()) > 100
-    known = Counter({(deal, status): 0 for deal, status in moved})
+    known = Counter(dict.fromkeys(moved, 0))
     for deal in deals:
         for name in world.stages(deal).split():
             known[deal, next(status for status in NAMES if NAMES[status] == name)] += 1
     assert known == moved
+
+
+# -- how far it looks, and what it finds --------------------------------------------------------------------------
+
+
+def test_the_first_look_begins_now_and_sends_no_history(world: World) -> None:
+    deal = world.deal()
+    world.move(deal, A)
+    world.now += MINUTE
+    reconciler = world.reconciler()
+
+    assert (reconciler.begin(), reconciler.begin()) == (True, False)
+    assert reconciler.look() == Report()
+    world.move(deal, B, MINUTE)
+    assert reconciler.look() == Report(read=1, new=1)
+
+    assert world.stages(deal) == "B"
+
+
+def test_an_outage_of_weeks_loses_nothing_and_is_told_in_order(world: World) -> None:
+    deals = [world.deal(A) for _ in range(3)]
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    for status in (B, C, A, B):
+        for deal in deals:
+            world.move(deal, status, 2.4 * DAY)
+    world.now += DAY
+
+    world.journal.purge(world.now)  # how far the log is known is not forgotten
+    report = world.reconciler().look()
+
+    assert (report.new, report.known) == (12, 0)
+    assert [world.stages(deal) for deal in deals] == ["B C A B"] * 3
+    world.town.kommo.calls.clear()
+    assert world.reconciler().look().new == 0
+    assert world.town.kommo.count(path="/api/v4/events") <= 2
+
+
+def test_a_look_that_fails_half_way_keeps_what_it_has_and_goes_on_from_there(world: World) -> None:
+    deal = world.deal(A)
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    for status in (B, C, A):
+        world.move(deal, status, DAY)
+    failing = iter(range(6))
+
+    with pytest.raises(InterruptedLookError):
+        reconciler.look(may_go_on=lambda: next(failing) < 5)
+    first = world.stages(deal)
+    world.town.kommo.faults.add(path="/api/v4/events", status=500, times=1)
+    with pytest.raises(ApiError):
+        reconciler.look()
+    reconciler.look()
+
+    assert (first, world.stages(deal)) == ("B", "B C A")
+
+
+def test_a_large_log_is_read_page_after_page(world: World) -> None:
+    deals = [world.deal() for _ in range(250)]
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    world.now += MINUTE
+    world.town.kommo.move_many(deals, A)
+    world.now += MINUTE
+    heard: list[int] = []
+
+    report = reconciler.look(heard=lambda so_far, new: heard.append(so_far.read))
+
+    assert (report.read, report.new) == (250, 250)
+    assert world.town.kommo.count(path="/api/v4/events") == 3
+    assert heard[:2] == [100, 200]
+    assert reconciler.look() == Report(read=250, known=250)
+
+
+@pytest.mark.parametrize("moved", ["never", "in the same look", "in a later part of the time"])
+def test_a_deal_that_was_added_entered_the_stage_that_it_left_first(world: World, moved: str) -> None:
+    """The log says that a deal was added, and not where."""
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    world.now += MINUTE
+    deal = world.town.kommo.add_deal("New", A, quiet=False)
+    gone = world.deal(A)
+    world.town.kommo.delete_deal(gone)
+    if moved != "never":
+        world.move(deal, B, DAY if "part" in moved else MINUTE)
+        world.move(deal, C, MINUTE)
+    world.now += MINUTE
+
+    report = reconciler.look()
+    world.hook(0)
+
+    assert world.stages(deal) == ("A" if moved == "never" else "A B C")
+    assert (world.stages(gone), report.gone) == ("", 1)
+
+
+def test_a_stage_that_is_not_in_the_mapping_is_recorded_and_not_owed(world: World) -> None:
+    deal = world.deal(A)
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    world.move(deal, NEW, MINUTE)
+
+    assert reconciler.look() == Report(read=1, new=1, refused=1)
+
+    reason = f"stage {NEW} of pipeline {PIPELINE} is not in the mapping"
+    assert run_sql(world.url, "SELECT state, reason FROM jobs") == [("skipped", reason)]
+
+
+def test_a_rehearsal_changes_nothing_and_says_what_would_be(world: World) -> None:
+    deal = world.deal()
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    for status in (A, B, A):
+        world.move(deal, status, MINUTE)
+    world.hook(2)
+    before = world.journal.progress("kommo")
+
+    assert reconciler.look(rehearse=True) == Report(read=3, new=2, known=1)
+    assert (world.stages(deal), world.journal.progress("kommo")) == ("A", before)
+    assert reconciler.look() == Report(read=3, new=2, known=1)
+
+
+def test_going_back_on_purpose_leaves_no_gap(world: World) -> None:
+    deal = world.deal()
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    world.move(deal, A, DAY)
+    world.move(deal, B, DAY)
+    world.now += MINUTE
+
+    reconciler.look(world.now - HOUR)  # only the second
+    assert world.stages(deal) == "B"
+    reconciler.look()
+
+    assert world.stages(deal) == "B A"
+
+
+def test_what_is_told_late_stands_behind_what_happened_after_it(world: World) -> None:
+    """With `latest`, the stage in which the deal has been since is sent, in whatever order it was heard of."""
+    deal = world.deal()
+    world.now += MINUTE
+    reconciler = world.reconciler()
+    reconciler.begin()
+    world.move(deal, A, MINUTE)
+    world.move(deal, B, MINUTE)
+    world.hook(1)
+    reconciler.look()
+
+    batch = world.journal.claim(Lane.RESOLVE, "kommo", 10, now=world.now)
+    skips, left = superseded(batch, Ledger(world.journal, batch))
+
+    assert [job.event.data.status_id for job in batch] == [B, A]
+    assert [job.event.data.status_id for job in left] == [B]
+    assert [outcome.state for outcome in skips.values()] == [State.SKIPPED]
+
+
+# -- one at a time ------------------------------------------------------------------------------------------------
+
+
+def test_one_process_has_the_turn(world: World) -> None:
+    other = Journal(world.url)
+    ours, theirs = world.reconciler(), world.reconciler(other)
+
+    assert (ours.take_turn(), theirs.take_turn(), ours.take_turn()) == (True, False, True)
+    theirs.end_turn()  # it is not theirs to end
+    assert not theirs.take_turn()
+    ours.end_turn()
+    assert (theirs.take_turn(), ours.take_turn()) == (True, False)
+    world.now += 61  # it died
+    assert ours.take_turn()
+    world.now -= DAY  # and took it with a clock that was wrong
+    assert theirs.take_turn()
+    other.close()
+
+
+def rounds(world: World, **options: Any) -> Rounds:
+    client = kommo_client(world.town)
+    guardian = Guardian(client, (SECRET,), None)
+    return Rounds(
+        world.journal, world.reconciler(), guardian, clock=lambda: world.now, **{"seconds": 0.05, **options}
+    )
+
+
+def test_rounds_go_on_after_whatever_fails(world: World) -> None:
+    deal = world.deal()
+    world.now += MINUTE
+    world.reconciler().begin()
+    world.move(deal, A, MINUTE)
+    for status in (500, 403, 429):
+        world.town.kommo.faults.add(path="/api/v4/events", status=status, times=1)
+    stopping = threading.Event()
+    thread = threading.Thread(target=rounds(world).run, args=(stopping,))
+
+    thread.start()
+    eventually(lambda: world.stages(deal) == "A")
+    world.move(deal, B, MINUTE)
+    eventually(lambda: world.stages(deal) == "A B")
+    stopping.set()
+    thread.join(20)
+
+    assert not thread.is_alive()
+    assert world.journal.take_turn(TURN, 60, now=world.now)
+
+
+def test_no_round_is_made_while_kommo_is_left_alone(world: World) -> None:
+    world.journal.pause("kommo", world.now + HOUR, "Kommo: 403")
+    made = rounds(world)
+
+    assert not made._make(threading.Event())
+    assert world.town.kommo.count() == 0
+    assert world.journal.progress("kommo") is not None  # what happens from now on will be looked for
+    world.now += 2 * HOUR
+    assert made._make(threading.Event())
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runner(town: Town, tmp_path: Path, database_url: str) -> Iterator[FlaskCliRunner]:
+    town.kommo.switch(rate=0)
+    app = create_app(settings.load({**environment(town, tmp_path), "DATABASE_URL": database_url}))
+    yield app.test_cli_runner()
+    app.extensions[EXTENSION].close()
+
+
+def said(runner: FlaskCliRunner, *arguments: str, code: int = 0) -> list[str]:
+    result = runner.invoke(args=["reconcile", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output.splitlines()
+
+
+def test_the_command_begins_now_and_goes_back_when_told(
+    runner: FlaskCliRunner, town: Town, database_url: str
+) -> None:
+    deal = town.kommo.add_deal("Deal", NEW)
+    town.kommo.move(deal, A)
+    town.kommo.move(deal, NEW)
+
+    first = "Stage changes from now on are looked for. To go back, say --since 2d."
+    assert said(runner) == [first]
+    rehearsed = said(runner, "--since", "1h", "--dry-run")
+    assert [line.split(" ", 2)[2] for line in rehearsed[:3]] == [
+        f"lead:{deal} entered stage {NEW} of pipeline {PIPELINE} "
+        f"(ignored: stage {NEW} of pipeline {PIPELINE} is not in the mapping)",
+        f"lead:{deal} entered stage {A} of pipeline {PIPELINE}",
+        f"lead:{deal} entered stage {NEW} of pipeline {PIPELINE} "
+        f"(ignored: stage {NEW} of pipeline {PIPELINE} is not in the mapping)",
+    ]
+    summary = [
+        "3 stage changes in Kommo's log: 3 new, 0 known.",
+        "2 of the new ones are ignored: their stage is not in the mapping.",
+    ]
+    assert rehearsed[3:] == [*summary, "Nothing was changed."]
+    assert run_sql(database_url, "SELECT id FROM events") == []
+    assert said(runner, "--since", "1h") == [*summary, "The running service delivers them."]
+    assert said(runner, "--since", "1h") == ["3 stage changes in Kommo's log: 0 new, 3 known."]
+
+
+def test_the_command_says_what_went_wrong(runner: FlaskCliRunner, town: Town) -> None:
+    said(runner)
+    assert "RETENTION_DAYS" in said(runner, "--since", "31d", code=2)[-1]
+    town.kommo.faults.add(path="/api/v4/events", status=500, times=1)
+    (line,) = said(runner, code=1)
+    assert line.startswith("Error: Kommo: GET /events answered 500: ")
+    assert line.endswith(" What was recorded stays; try again.")
+    said(runner)  # the turn was given back
+
+
+# -- the service --------------------------------------------------------------------------------------------------
+
+
+OWED = "SELECT id FROM jobs WHERE state = 'pending'"
+
+
+def _activities(town: Town) -> Counter[tuple[int, str]]:
+    """Count what arrived at Ortto, by deal and stage."""
+    found = [activity["attributes"] for activity in arrived(town).get("ortto_activities", [])]
+    return Counter((int(item["str:cm:lead-id"]), item["str:cm:stage"]) for item in found)
+
+
+def test_five_hundred_changes_during_an_outage_arrive_once(
+    start_service: Callable[..., Service], town: Town, database_url: str
+) -> None:
+    """Fifty moves are told by webhooks; then nobody listens, Kommo gives the webhook up, and 500 more happen."""
+    town.kommo.switch(rate=0)
+    # Ortto takes a hundred a call, so it is quick to see what arrives.
+    without = {"ENCHARGE_API_KEY": "", "ENCHARGE_WRITE_KEY": ""}
+    told = {**without, "DATABASE_URL": database_url, "RECONCILE_MINUTES": "5", "KOMMO_RATE_LIMIT": "50"}
+    deals = list(add_deals(town, 500, NEW))
+    service = start_service(**told)
+    eventually(lambda: run_sql(database_url, "SELECT holder FROM cooldowns WHERE key = 'log:kommo'"))
+    service.connect(town)
+    for deal in deals[:50]:
+        town.kommo.move(deal, A)
+    eventually(lambda: _activities(town).total() == 50 and not run_sql(database_url, OWED))
+    service.kill()
+    at = int(time.time())
+    for deal in deals:
+        town.kommo.move(deal, B)
+    assert town.courier.wait(60)
+    assert [hook["disabled"] for hook in town.kommo.state()["hooks"]] == [True]
+
+    service = start_service(**told, PUBLIC_URL=service.url)
+    for deal in deals[:20]:  # one after the other they come late, before the log is read or after
+        service.post("kommo", stage_hook(deal, status=B, at=at), FORM)
+
+    wanted = {(deal, "Proposal sent"): 1 for deal in deals} | {(deal, "Qualification"): 1 for deal in deals[:50]}
+    eventually(lambda: _activities(town).total() >= 550, 90)
+    eventually(lambda: not run_sql(database_url, OWED))
+    assert _activities(town) == wanted
+    assert town.ortto.state()["counters"]["duplicates"] == 0
+    assert {person["str:cm:kommo-stage"] for person in arrived(town)["ortto_people"]} == {"Proposal sent"}
+    eventually(lambda: [hook["disabled"] for hook in town.kommo.state()["hooks"]][-1:] == [False])
+    assert SECRET not in service.log()

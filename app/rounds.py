@@ -15,7 +15,7 @@ from app.reconcile import InterruptedLookError, Reconciler
 
 log = structlog.get_logger("relay.rounds")
 
-AGAIN_SECONDS = 30.0  # after a round that could not be made
+AGAIN_SECONDS = 30.0  # while Kommo is left alone, or another process has the turn
 
 
 class Rounds:
@@ -39,7 +39,7 @@ class Rounds:
     def run(self, stopping: threading.Event) -> None:
         """Make rounds until the process stops."""
         while not stopping.is_set():
-            made = False
+            made = True
             try:
                 made = self._make(stopping)
             except (ApiError, JournalError) as error:
@@ -50,7 +50,7 @@ class Rounds:
             stopping.wait(self._seconds if made else min(AGAIN_SECONDS, self._seconds))
 
     def _make(self, stopping: threading.Event) -> bool:
-        """Make one round; False if it must be made again soon."""
+        """Make one round; False if it could not be begun, or was given up, and is to be made soon."""
         self._reconciler.begin()
         if "kommo" in self._journal.pauses(now=self._clock()) or not self._reconciler.take_turn():
             return False

@@ -26,6 +26,7 @@ from support import (
     SECRET,
     Service,
     add_deals,
+    at_once,
     environment,
     eventually,
     rows,
@@ -464,6 +465,25 @@ def test_one_process_has_the_turn(world: World) -> None:
     world.now -= DAY  # and took it with a clock that was wrong
     assert theirs.take_turn()
     other.close()
+
+
+def test_two_that_look_at_once_record_every_move_once(world: World) -> None:
+    """As when one was frozen for longer than its turn."""
+    deals = [world.deal() for _ in range(60)]
+    world.now += MINUTE
+    other = Journal(world.url)
+    lookers = [world.reconciler(), world.reconciler(other)]
+    lookers[0].begin()
+    for status in (A, B):
+        world.now += MINUTE
+        world.town.kommo.move_many(deals, status)
+
+    reports = at_once([looker.look for looker in lookers], 2)
+    other.close()
+
+    assert [report.read for report in reports] == [120, 120]
+    assert sum(report.new for report in reports) == 120
+    assert [world.stages(deal) for deal in deals] == ["A B"] * 60
 
 
 def rounds(world: World, **options: Any) -> Rounds:

@@ -101,7 +101,8 @@ def _pair_of_deal(
         if place not in found and slot not in taken:
             found[place] = other.event_id
             taken[slot] = one.key
-            connection.execute(ADD_TWIN, {"key": slot, "holder": one.key, "until": now})
+            # Forgotten no later than the event: SQLite may give its id to another one.
+            connection.execute(ADD_TWIN, {"key": slot, "holder": one.key, "until": min(now, other.at)})
     return found
 
 

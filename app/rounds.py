@@ -15,7 +15,7 @@ from app.reconcile import InterruptedLookError, Reconciler
 
 log = structlog.get_logger("relay.rounds")
 
-AGAIN_SECONDS = 30.0  # while Kommo is left alone, or another process has the turn
+AGAIN_SECONDS = 30.0  # while the journal fails, Kommo is left alone, or another process has the turn
 
 
 class Rounds:
@@ -44,6 +44,7 @@ class Rounds:
                 made = self._make(stopping)
             except (ApiError, JournalError) as error:
                 log.warning("stage changes that no webhook told of were not looked for", error=str(error))
+                made = isinstance(error, ApiError)
             except Exception:
                 # Whatever happens, the next round must come.
                 log.exception("round failed")

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
 from app.backfill import Audience, Backfill, Order, Upsert
-from app.cli import backfill, broadcasts, events, work
+from app.cli import backfill, broadcasts, events, reconcile, work
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient, Person
@@ -24,10 +24,13 @@ from app.flows import Flow
 from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import ResolveFlow
 from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, encharge_person, ortto_fields
+from app.guardian import Answers, Guardian
 from app.journal import Journal, JournalError
 from app.lease import Lease, NoLease
 from app.mapping import MappingError, Rules
 from app.ops import health
+from app.reconcile import Reconciler
+from app.rounds import Rounds
 from app.settings import Settings, SettingsError
 from app.webhooks import encharge, kommo, ortto, routes
 from app.webhooks.routes import Receiver, Route
@@ -50,10 +53,16 @@ def create_app(configured: Settings | None = None) -> Flask:
     leases = {lane: Lease() for lane in Lane}
     clients = make_clients(told, journal, leases)
     retention = told.retention_days * 86400.0
+    # What nobody waits for must not stand in the way of what somebody does, nor does it wait for a lane's lease.
+    watching = make_clients(told, journal, dict.fromkeys(Lane, NoLease())).backfill
+    reconciler = Reconciler(journal, watching, rules)
+    guardian = Guardian(watching, told.kommo_webhook_secrets, told.public_url)
+    rounds = Rounds(journal, reconciler, guardian, seconds=told.reconcile_minutes * 60.0)
     dispatcher = Dispatcher(
         journal,
         make_flows(told, rules, clients),
         leases=leases,
+        chores={"rounds": rounds.run} if told.reconcile_minutes else {},
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
         retention=retention,
@@ -63,7 +72,7 @@ def create_app(configured: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions[EXTENSION] = dispatcher
     ways = make_routes(told)
-    receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds)
+    receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds, to_kommo=Answers().answered)
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(journal))
     for command in (
@@ -71,6 +80,7 @@ def create_app(configured: Settings | None = None) -> Flask:
         *events.make_commands(journal, retention),
         broadcasts.make_command(clients.encharge),
         backfill.make_command(rules.stages, lambda *order: make_backfill(told, rules, journal, *order)),
+        reconcile.make_command(reconciler, retention),
     ):
         app.cli.add_command(command)
     app.register_error_handler(HTTPException, explain)

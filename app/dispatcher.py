@@ -44,12 +44,17 @@ class Dispatcher:
         places: int,
         retention: float,
         leases: Mapping[Lane, Lease] | None = None,
+        chores: Mapping[str, Callable[[threading.Event], None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`flows`: each lane's vendor and flow. `places`: requests that may wait at once. `retention`: seconds."""
+        """`flows`: each lane's vendor and flow. `places`: requests that may wait at once. `retention`: seconds.
+
+        `chores`: what else runs as long as the carriers do, each in a thread of its own, until the event is set.
+        """
         self._journal = journal
         self._places = threading.BoundedSemaphore(places)
         self._retention = retention
+        self._chores = chores or {}
         self._clock = clock
         self._waits: dict[int, Wait] = {}  # by event id
         self._waits_lock = threading.Lock()
@@ -120,6 +125,10 @@ class Dispatcher:
                     for name, lane in self.lanes.items()
                 ),
                 threading.Thread(target=self._keep_house, name="housekeeping", daemon=True),
+                *(
+                    threading.Thread(target=chore, args=(self._stopping,), name=name, daemon=True)
+                    for name, chore in self._chores.items()
+                ),
             ]
             for thread in self._threads:
                 thread.start()

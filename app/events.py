@@ -108,9 +108,12 @@ class Repeat:
     seconds: int
 
 
+LOGGED = "logged:"  # what the dedupe keys begin with that are ids in a vendor's log of events
+
+
 @dataclass(frozen=True)
 class Event:
-    """One fact from one webhook."""
+    """One fact from one webhook, or from a vendor's own log of events."""
 
     source: Source
     kind: Kind
@@ -121,6 +124,11 @@ class Event:
     repeat: Repeat | None = None
     id: int = 0  # 0 until the journal has it
     received_at: float = 0.0
+
+    @property
+    def logged(self) -> bool:
+        """Say whether it comes from the vendor's log of events and not from a webhook."""
+        return bool(self.dedupe_key and self.dedupe_key.startswith(LOGGED))
 
     @property
     def moment(self) -> float:

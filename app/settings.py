@@ -37,6 +37,8 @@ VARIABLES = (
     "OPS_TOKEN",
     "REPLY_BUDGET_SECONDS",
     "RETENTION_DAYS",
+    "RECONCILE_MINUTES",
+    "PUBLIC_URL",
     "LOG_LEVEL",
     "LOG_FORMAT",
     "WEB_THREADS",
@@ -100,6 +102,8 @@ class Settings:
     ops_token: str | None = field(repr=False)
     reply_budget_seconds: float
     retention_days: int
+    reconcile_minutes: int  # 0: never by itself
+    public_url: str | None  # without a slash at the end
     log_level: str  # upper case
     log_format: str  # json, console
     web_threads: int
@@ -177,6 +181,8 @@ def _read(reader: _Reader) -> Settings:
         ops_token=reader.token("OPS_TOKEN"),
         reply_budget_seconds=_reply_budget(reader),
         retention_days=reader.whole("RETENTION_DAYS", 30, lowest=1),
+        reconcile_minutes=reader.whole("RECONCILE_MINUTES", 5, lowest=0),
+        public_url=reader.url("PUBLIC_URL", "https://example.com") if reader.has("PUBLIC_URL") else None,
         log_level=reader.choice("LOG_LEVEL", "INFO", LOG_LEVELS),
         log_format=reader.choice("LOG_FORMAT", "json", ("json", "console")),
         web_threads=reader.whole("WEB_THREADS", 32, lowest=4),

@@ -50,6 +50,7 @@ def environment(town: Town, folder: Path) -> dict[str, str]:
         "DATABASE_URL": f"sqlite:///{folder / 'journal.db'}",
         "MAPPING_FILE": str(ROOT / "config" / "mapping.yaml"),
         "LOG_LEVEL": "INFO",
+        "RECONCILE_MINUTES": "0",  # its calls would be counted among those that the tests are about
     }
 
 

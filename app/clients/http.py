@@ -106,6 +106,10 @@ class Http:
         """Patch with JSON and return the parsed answer, or None if there is none."""
         return self._request("PATCH", path, body=body)
 
+    def delete(self, path: str, body: object) -> None:
+        """Delete what a JSON body names."""
+        self._request("DELETE", path, body=body)
+
     def _request(
         self,
         method: str,

@@ -15,6 +15,8 @@ from app.events import Company, Contact, Lead
 
 FILTERED = 50  # deals asked for in one call, where a page must hold all that stands on them
 PAGE = 250  # entities a page and a write at most: https://developers.kommo.com/docs/limitations
+LOG_PAGE = 100  # entries of the events log a page: as many as all of Kommo's pages about it allow
+LOGGED_DEALS = 10  # deals that the events log can be asked for in one call
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,37 @@ class Choice:
     stage: tuple[int, int] | None = None  # pipeline and status
     since: int | None = None
     until: int | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a deal stands: stages have an id of their own, but for won and lost."""
+
+    status_id: int
+    pipeline_id: int | None
+
+
+@dataclass(frozen=True)
+class LoggedMove:
+    """An entry of Kommo's events log: a deal was added, or entered a stage; `at` in Unix seconds, by Kommo's clock.
+
+    `after` is None where a deal was added: the log does not say into which stage.
+    """
+
+    id: str
+    lead_id: int
+    at: float
+    after: Position | None
+    before: Position | None = None
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A webhook of the account's settings. `disabled`: Kommo has switched it off, and sends nothing to it."""
+
+    destination: str
+    settings: tuple[str, ...]
+    disabled: bool = False
 
 
 class KommoClient:
@@ -237,6 +270,50 @@ class KommoClient:
         # Reference: https://developers.kommo.com/reference/update-contact
         self._http.patch("/contacts", [_change(change) for change in changes])
 
+    def moves(self, since: int, until: int | None = None) -> Iterator[LoggedMove]:
+        """Yield the deals that were added or entered a stage, page after page, in Kommo's own order.
+
+        `since` and `until` are Unix seconds by Kommo's clock, both included; None: up to now.
+        """
+        # Reference: https://developers.kommo.com/reference/events-filtration
+        ends: list[tuple[str, str | int]] = [("filter[created_at][from]", since)]
+        if until is not None:
+            ends.append(("filter[created_at][to]", until))
+        yield from self._log("lead_added,lead_status_changed", ends)
+
+    def moves_of(self, lead_ids: Sequence[int]) -> list[LoggedMove]:
+        """Return all the stages that deals entered after they had been added; a call for every ten deals."""
+        found: list[LoggedMove] = []
+        for start in range(0, len(lead_ids), LOGGED_DEALS):
+            deals = [("filter[entity_id][]", lead_id) for lead_id in lead_ids[start : start + LOGGED_DEALS]]
+            found += self._log("lead_status_changed", deals)
+        return found
+
+    def _log(self, types: str, filters: Sequence[tuple[str, str | int]]) -> Iterator[LoggedMove]:
+        query = [("filter[type]", types), ("filter[entity]", "lead"), *filters, ("limit", LOG_PAGE)]
+        with understanding("Kommo", "GET /events"):
+            yield from map(_move, self._pages("events", query))
+
+    def webhooks(self) -> list[Hook]:
+        """Return the account's webhooks. Only an administrator's token may ask."""
+        # Reference: https://developers.kommo.com/reference/list-webhooks
+        with understanding("Kommo", "GET /webhooks"):
+            return [_hook(body) for body in _embedded(self._http.get("/webhooks") or {}, "webhooks")]
+
+    def set_webhook(self, destination: str, settings: Sequence[str]) -> Hook | None:
+        """Have Kommo send these events to an address, whether it did already or not.
+
+        Returns the webhook as it stands then, None if Kommo does not say it.
+        """
+        # Reference: https://developers.kommo.com/reference/add-webhooks
+        answer = self._http.post("/webhooks", {"destination": destination, "settings": list(settings)})
+        return _hook(answer) if isinstance(answer, dict) and "destination" in answer else None
+
+    def delete_webhook(self, destination: str) -> None:
+        """Have Kommo send nothing more to an address."""
+        # Reference: https://developers.kommo.com/reference/delete-webhook
+        self._http.delete("/webhooks", {"destination": destination})
+
     def _by_id(
         self, entity: str, ids: Iterable[int], *query: tuple[str, str | int], path: str | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -337,6 +414,28 @@ def _task(body: dict[str, Any]) -> Written:
 def _note(body: dict[str, Any]) -> Written:
     text = (body.get("params") or {}).get("text") or ""
     return Written(body["id"], body["entity_id"], text, body.get("created_at") or 0)
+
+
+def _move(body: dict[str, Any]) -> LoggedMove:
+    return LoggedMove(
+        id=str(body["id"]),
+        lead_id=int(body["entity_id"]),
+        at=float(body["created_at"]),
+        after=_position(body.get("value_after")),
+        before=_position(body.get("value_before")),
+    )
+
+
+def _position(values: Any) -> Position | None:
+    """Return the stage of an entry's `value_before` or `value_after`, or None if it holds none."""
+    for value in values or []:
+        if stage := value.get("lead_status"):
+            return Position(int(stage["id"]), stage.get("pipeline_id"))
+    return None
+
+
+def _hook(body: dict[str, Any]) -> Hook:
+    return Hook(body["destination"], tuple(body.get("settings") or ()), bool(body.get("disabled")))
 
 
 def _embedded(entity: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -178,7 +178,8 @@ def superseded(batch: Sequence[Job], ledger: Ledger) -> tuple[dict[int, Result],
 
     An event that may have been sent is not skipped: its attempt is brought to its end.
     """
-    latest = {job.order_key: job for job in batch}
+    # By when it happened: what Kommo's log told late stands behind what happened after it.
+    latest = {job.order_key: job for job in sorted(batch, key=lambda job: job.event.moment)}
     skips: dict[int, Result] = {
         job.id: skipped(f"only the latest stage is sent: event {latest[job.order_key].event.id} stands for it")
         for job in batch

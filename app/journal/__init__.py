@@ -2,7 +2,7 @@
 
 from app.journal.errors import JournalError
 from app.journal.history import EventStory, JobStory, Search
-from app.journal.store import Journal, Pause, Recorded, Settlement
+from app.journal.store import Journal, Pause, Progress, Recorded, Settlement
 
 __all__ = [
     "EventStory",
@@ -10,6 +10,7 @@ __all__ = [
     "Journal",
     "JournalError",
     "Pause",
+    "Progress",
     "Recorded",
     "Search",
     "Settlement",

@@ -41,6 +41,7 @@ def now() -> ColumnElement[float]:
 
 FIND_EVENT = select(events.c.id).where(events.c.dedupe_key == bindparam("dedupe_key_"))
 LATEST_OF_SCOPE = select(cooldowns.c.holder, cooldowns.c.until).where(cooldowns.c.key == bindparam("key_"))
+HOLDER = select(cooldowns.c.holder).where(cooldowns.c.key == bindparam("key_"))
 ADD_WEBHOOK = insert(webhooks).returning(webhooks.c.id)
 ADD_EVENT = insert(events).returning(events.c.id)
 ADD_JOB = insert(jobs)
@@ -135,7 +136,6 @@ HURRY = (
 FREE_COOLDOWN = delete(cooldowns).where(
     cooldowns.c.key == bindparam("key_"), cooldowns.c.holder == bindparam("holder_")
 )
-BOOKMARK = select(cooldowns.c.holder).where(cooldowns.c.key == bindparam("key_"))
 DROP_BOOKMARK = delete(cooldowns).where(cooldowns.c.key == bindparam("key_"))
 NEXT_DUE = select(
     func.min(case((jobs.c.due_at > jobs.c.lease_until, jobs.c.due_at), else_=jobs.c.lease_until))

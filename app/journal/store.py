@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import uuid
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import EmailActivity, Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
-from app.journal import history, memory, schema
+from app.journal import history, memory, schema, twins
 from app.journal import statements as sql
 from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
@@ -69,6 +70,22 @@ class Pause:
     reason: str
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a vendor's log of events is known, by the vendor's clock: from `since` on, up to `until`."""
+
+    since: float
+    until: float
+
+
+class _RehearsedError(Exception):
+    """Nothing of what was recorded is to stay: it was a rehearsal."""
+
+    def __init__(self, recorded: list[Recorded]) -> None:
+        super().__init__()
+        self.recorded = recorded
+
+
 class Journal:
     """One process's hand on the journal. Every method is safe to call from any thread.
 
@@ -103,18 +120,20 @@ class Journal:
         now: float,
         committed: Callable[[list[Recorded]], None] = lambda recorded: None,
         seconds: float = WRITE_SECONDS,
+        rehearse: bool = False,
     ) -> list[Recorded]:
         """Write down a webhook, its events and their first jobs; duplicates find the event they repeat.
 
         Each event comes with the reason why nothing needs to be done for it, or None. `committed` hears what was
-        recorded before any job of it can be claimed by this process.
+        recorded before any job of it can be claimed by this process. `rehearse`: only say what would be recorded.
         """
 
         def work(connection: Connection) -> list[Recorded]:
             webhook_id: int | None = None
             recorded = []
+            twins_of = _logged_twins(connection, [event for event, _ in found], now)
             for event, refusal in found:
-                first = _repeated(connection, event, now)
+                first = _repeated(connection, event, now, twins_of)
                 if first is not None:
                     recorded.append(Recorded(replace(event, id=first), duplicate=True))
                     continue
@@ -125,9 +144,14 @@ class Journal:
                 kept = replace(event, id=event_id, received_at=now)
                 memory.remember(connection, self._upserts, kept, _address(event), now)
                 recorded.append(Recorded(kept, refused=refusal or ""))
+            if rehearse:
+                raise _RehearsedError(recorded)
             return recorded
 
-        return self._writer.run("record", work, committed=committed, seconds=seconds)
+        try:
+            return self._writer.run("record", work, committed=committed, seconds=seconds)
+        except _RehearsedError as rehearsed:
+            return rehearsed.recorded
 
     # -- jobs --
 
@@ -346,7 +370,7 @@ class Journal:
 
     def bookmark(self, key: str) -> str | None:
         """Return what was last noted under a key, or None."""
-        text: str | None = self._scalar(sql.BOOKMARK, {"key_": key})
+        text: str | None = self._scalar(sql.HOLDER, {"key_": key})
         return text
 
     def set_bookmark(self, key: str, text: str, *, now: float) -> None:
@@ -357,6 +381,37 @@ class Journal:
     def drop_bookmark(self, key: str) -> None:
         """Forget what was noted under a key."""
         self._writer.run("drop_bookmark", lambda connection: connection.execute(sql.DROP_BOOKMARK, {"key_": key}))
+
+    # -- the vendors' logs of events --
+
+    def progress(self, log: str) -> Progress | None:
+        """Return how far a vendor's log is known; None if it was never looked at."""
+        kept = self.bookmark(f"log:{log}")
+        return Progress(*json.loads(kept)) if kept else None
+
+    def set_progress(self, log: str, progress: Progress) -> None:
+        """Write down how far a vendor's log is known; that is never purged."""
+        self.set_bookmark(f"log:{log}", json.dumps([progress.since, progress.until]), now=FAR_AHEAD)
+
+    def take_turn(self, name: str, seconds: float, *, now: float) -> bool:
+        """Take or keep a turn that one process has at a time, for so many seconds; False if another has it."""
+        key = f"turn:{name}"
+
+        def work(connection: Connection) -> bool:
+            held = connection.execute(sql.LATEST_OF_SCOPE, {"key_": key}).first()
+            # One that ends further ahead was taken by a clock that was wrong.
+            if held and held.holder != self.owner and now < held.until <= now + seconds:
+                return False
+            turn = {"key": key, "holder": self.owner, "until": now + seconds}
+            connection.execute(self._upserts.set_scope, turn)
+            return True
+
+        return self._writer.run("take_turn", work)
+
+    def end_turn(self, name: str) -> None:
+        """Let another process have its turn."""
+        turn = {"key_": f"turn:{name}", "holder_": self.owner}
+        self._writer.run("end_turn", lambda connection: connection.execute(sql.FREE_COOLDOWN, turn))
 
     # -- looking --
 
@@ -418,7 +473,8 @@ class Journal:
 
     def _add_event(self, connection: Connection, event: Event, webhook_id: int, now: float) -> int:
         event_id: int = connection.execute(sql.ADD_EVENT, event_row(event, webhook_id, now)).scalar_one()
-        if event.repeat is not None:
+        # What a log tells late is not what the deal's next webhook has to be compared with.
+        if event.repeat is not None and (not event.logged or twins.is_latest(connection, event)):
             latest = {
                 "key": _scope(event.repeat.scope),
                 "holder": f"{event_id} {event.repeat.fingerprint}",
@@ -456,14 +512,28 @@ def _scope(scope: str) -> str:
     return f"repeat:{scope}"
 
 
-def _repeated(connection: Connection, event: Event, now: float) -> int | None:
+def _logged_twins(connection: Connection, batch: Sequence[Event], now: float) -> dict[str | None, int]:
+    """Return the ids of the events that webhooks made of a log's entries, by the entries' keys."""
+    fresh = [
+        event
+        for event in batch
+        if event.logged and connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar() is None
+    ]
+    found = twins.pair(connection, fresh, now)
+    return {fresh[place].dedupe_key: event_id for place, event_id in found.items()}
+
+
+def _repeated(connection: Connection, event: Event, now: float, twins_of: Mapping[str | None, int]) -> int | None:
     """Return the id of the event that this one repeats, or None."""
     if event.dedupe_key:
         found: int | None = connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar()
         if found is not None:
             return found
-    if event.repeat is None:
-        return None
+    if event.logged:
+        return twins_of.get(event.dedupe_key)
+    twin = twins.pair(connection, [event], now).get(0)
+    if twin is not None or event.repeat is None:
+        return twin
     latest = connection.execute(sql.LATEST_OF_SCOPE, {"key_": _scope(event.repeat.scope)}).first()
     if latest is None:
         return None

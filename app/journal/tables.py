@@ -86,7 +86,8 @@ Index("jobs_of_key", jobs.c.order_key)
 cooldowns = Table(
     "cooldowns",
     metadata,
-    Column("key", Text, primary_key=True),  # `task:lead:41500011`, `repeat:kommo:lead:41500011`, `backfill:…`
+    # `task:lead:41500011`, `repeat:kommo:lead:41500011`, `twin:4711:log`, `backfill:…`
+    Column("key", Text, primary_key=True),
     Column("holder", Text, nullable=False),  # the job or fingerprint it was claimed for, or a walk's place
     Column("until", Double, nullable=False),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.events import Event, Ignored, Kind, Reading, Repeat, Source, StageChange, Webhook
+from app.events import Event, Ignored, Kind, Reading, Source, StageChange, Webhook, stage_repeat
 from app.webhooks.bodies import (
     BodyError,
     FieldError,
@@ -107,14 +107,9 @@ def _event(to_change: ToChange, lead: object, path: str, now: float) -> Event:
         order_key=f"lead:{change.lead_id}",
         dedupe_key=journal_key("kommo", "stage", change.lead_id, stage, int(at)) if at else None,
         occurred_at=at,
-        # A deal cannot enter the stage it is in, so the same stage twice in a row is one move told twice: by a
-        # settings hook and one of the Digital Pipeline, which have no key in common, or by a retry of the latter,
-        # which has nothing else to tell it by.
-        repeat=Repeat(
-            scope=f"kommo:lead:{change.lead_id}",
-            fingerprint=stage,
-            seconds=SECONDS_WITH_TIME if at else SECONDS_WITHOUT_TIME,
-        ),
+        # One move may be told by a settings hook and one of the Digital Pipeline, which have no key in common, or
+        # by a retry of the latter, which has nothing else to tell it by.
+        repeat=stage_repeat(change, SECONDS_WITH_TIME if at else SECONDS_WITHOUT_TIME),
         received_at=now,
     )
 

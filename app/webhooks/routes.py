@@ -31,6 +31,7 @@ log = structlog.get_logger("relay.webhooks")
 RECORD_SECONDS = 1.5  # Kommo and Encharge's stream wait 2 s for an answer
 LARGEST_BODY = 1024 * 1024
 FAULTS_NAMED = 10  # in one answer
+KOMMOS_AGENT = "amoCRM"  # what the User-Agent of its webhooks begins with
 
 Answer = tuple[dict[str, Any], int]
 
@@ -55,12 +56,15 @@ class Receiver:
         dispatcher: Dispatcher,
         *,
         budget: float,
+        to_kommo: Callable[[int, float], None] = lambda status, seconds: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`to_kommo` hears the status of each answer to Kommo, and the seconds it took."""
         self._routes = routes
         self._rules = rules
         self._dispatcher = dispatcher
         self._budget = budget
+        self._to_kommo = to_kommo
         self._clock = clock
 
     def receive(self, source: Source, secret: str = "") -> Response:
@@ -73,6 +77,9 @@ class Receiver:
         if source == Source.ORTTO and status == 413:
             status = 400  # what is refused with 413, Ortto sends again for days
         _report(source, body, status, began)
+        # Without the secret it may be anybody, unless it says that it is Kommo.
+        if source == Source.KOMMO and (status != 401 or request.user_agent.string.startswith(KOMMOS_AGENT)):
+            self._to_kommo(status, time.monotonic() - began)
         answer = jsonify(body)
         answer.status_code = status
         return answer

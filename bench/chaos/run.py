@@ -162,6 +162,7 @@ class Run:
             "KOMMO_CF_EMAIL_ACTIVITY": "800110",
             "KOMMO_CF_EMAIL_STATUS": "800111",
             "DATABASE_URL": self._database.url,
+            "RECONCILE_MINUTES": "0",  # the ledger knows what was acknowledged, and not what Kommo logged
             "MAPPING_FILE": str(self._folder / "mapping.yaml"),
         }
 

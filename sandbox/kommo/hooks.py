@@ -92,7 +92,7 @@ class Hooks:
     def register(self, url: str, settings: Sequence[str], by: int, sort: int | None = None) -> Hook:
         """Register a settings webhook; the same address again replaces its settings and enables it.
 
-        Merge or replace is not documented; neither is enabling through the API.
+        Merge or replace is not documented; neither is enabling through the API, which can be switched off.
         """
         now = int(self._kommo.clock())
         hook = self.by_url.get(url)
@@ -101,8 +101,9 @@ class Hooks:
         hook.settings = list(dict.fromkeys(settings))
         hook.sort = hook.sort if sort is None else sort
         hook.updated_at = now
-        hook.disabled = False
-        hook.bad.clear()
+        if self._kommo.saving_enables:
+            hook.disabled = False
+            hook.bad.clear()
         return hook
 
     def register_pipeline(self, url: str, status_ids: Sequence[int] | None, by: int) -> Hook:

@@ -36,6 +36,7 @@ SWITCHES: dict[str, float | bool] = {
     "query_lag_seconds": 0.0,
     "dp_retries": True,
     "admin": True,
+    "saving_enables": True,
 }
 """What can be switched, with the values at the start."""
 
@@ -47,7 +48,8 @@ class Kommo(Vendor):
     the account make; `block_after` 429s in a minute follow `block_seconds` of 403; `rate_html` makes the 429 a
     page; `account_last` moves the account to the end of settings webhooks; `patch_wrapped` wraps the answer of a
     single PATCH; `query_lag_seconds` is how long `query` does not find what was just written; `dp_retries` off
-    sends pipeline webhooks once; `admin` off makes the token a plain user's.
+    sends pipeline webhooks once; `admin` off makes the token a plain user's; `saving_enables` off: a webhook that
+    was given up stays so when it is set again by the API.
     """
 
     name = "kommo"
@@ -66,6 +68,7 @@ class Kommo(Vendor):
     query_lag_seconds: float
     dp_retries: bool
     admin: bool
+    saving_enables: bool
 
     def __init__(self, courier: Courier, clock: Callable[[], float] = time.time, token: str = TOKEN) -> None:
         super().__init__(courier, clock)

@@ -12,7 +12,7 @@ import responses
 from responses import matchers
 
 from app.clients.errors import ApiError, Fault
-from app.clients.kommo import Change, Choice, KommoClient, NewNote, NewTask
+from app.clients.kommo import Change, Choice, Hook, KommoClient, LoggedMove, NewNote, NewTask, Position
 from app.events import Company, Contact, Lead
 
 URL = "https://examplebakery.kommo.com"
@@ -565,3 +565,115 @@ def test_contacts_come_with_the_ids_of_their_deals_if_wanted(
     kommo.contacts([52300021, 52300022], with_leads=True)
 
     assert sent(wire)[0][1] == f"{API}/contacts?{filtered(52300021, 52300022)}&with=leads&limit=250"
+
+
+# -- the log of events ------------------------------------------------------------------------------------------
+
+LOGGED = "filter%5Btype%5D=lead_added%2Clead_status_changed&filter%5Bentity%5D=lead"
+
+
+def test_the_log_is_read_page_after_page(wire: responses.RequestsMock, kommo: KommoClient, answer: Load) -> None:
+    for page in (1, 2):
+        wire.get(
+            f"{API}/events", body=answer(f"events_200__page_{page}.json"), content_type=HAL, match=[AUTHORIZED]
+        )
+
+    found = list(kommo.moves(1767600000, 1767610000))
+
+    assert found == [
+        LoggedMove(
+            id="01kb2m8y0000000000000000c3",
+            lead_id=41500011,
+            at=1767607800.0,
+            after=Position(61000201, 7100020),
+            before=Position(61000101, 7100010),
+        ),
+        LoggedMove(
+            id="01kb2m8x0000000000000000b2", lead_id=41500012, at=1767607700.0, after=Position(142, 7100010)
+        ),
+        LoggedMove(id="01kb2m8w0000000000000000a1", lead_id=41500011, at=1767607200.0, after=None),
+    ]
+    ends = "filter%5Bcreated_at%5D%5Bfrom%5D=1767600000&filter%5Bcreated_at%5D%5Bto%5D=1767610000&limit=100"
+    assert sent(wire) == [
+        ("GET", f"{API}/events?{LOGGED}&{ends}", None),
+        ("GET", f"{API}/events?{LOGGED}&{ends}&page=2", None),
+    ]
+
+
+def test_the_log_up_to_now_may_be_empty(wire: responses.RequestsMock, kommo: KommoClient) -> None:
+    wire.get(f"{API}/events", status=204)
+
+    assert list(kommo.moves(1767600000)) == []
+    ends = "filter%5Bcreated_at%5D%5Bfrom%5D=1767600000&limit=100"
+    assert sent(wire) == [("GET", f"{API}/events?{LOGGED}&{ends}", None)]
+
+
+def test_the_log_of_deals_is_asked_for_ten_at_a_time(wire: responses.RequestsMock, kommo: KommoClient) -> None:
+    wire.get(f"{API}/events", status=204)
+    wire.get(f"{API}/events", status=204)
+
+    assert kommo.moves_of(range(1, 12)) == []
+    deals = [f"filter%5Bentity_id%5D%5B%5D={number}" for number in range(1, 12)]
+    asked = "filter%5Btype%5D=lead_status_changed&filter%5Bentity%5D=lead"
+    assert sent(wire) == [
+        ("GET", f"{API}/events?{asked}&{'&'.join(deals[:10])}&limit=100", None),
+        ("GET", f"{API}/events?{asked}&{deals[10]}&limit=100", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "item", [{"id": "1"}, {"id": "1", "entity_id": 2, "created_at": 3, "value_after": [4]}, []]
+)
+def test_an_unexpected_entry_of_the_log_is_an_error(
+    wire: responses.RequestsMock, kommo: KommoClient, item: Any
+) -> None:
+    wire.get(f"{API}/events", json={"_embedded": {"events": [item]}})
+
+    with pytest.raises(ApiError, match="the answer to GET /events has an unexpected shape") as caught:
+        list(kommo.moves(1767600000))
+    assert caught.value.fault == Fault.PASSING
+
+
+# -- the account's webhooks -------------------------------------------------------------------------------------
+
+DESTINATION = "https://relay.example.com/webhooks/kommo/secret-0123456789"
+
+
+def test_webhooks_are_listed(wire: responses.RequestsMock, kommo: KommoClient, answer: Load) -> None:
+    wire.get(f"{API}/webhooks", body=answer("webhooks_200.json"), content_type=HAL, match=[AUTHORIZED])
+
+    assert kommo.webhooks() == [
+        Hook(DESTINATION, ("status_lead", "add_lead"), disabled=True),
+        Hook("https://other.example.com/", ("note_lead",)),
+    ]
+    assert sent(wire) == [("GET", f"{API}/webhooks", None)]
+
+
+def test_no_webhook_is_an_empty_list(wire: responses.RequestsMock, kommo: KommoClient) -> None:
+    wire.get(f"{API}/webhooks", status=204)
+
+    assert kommo.webhooks() == []
+
+
+@pytest.mark.parametrize("status", [200, 201])
+def test_a_webhook_is_set(wire: responses.RequestsMock, kommo: KommoClient, status: int) -> None:
+    made = {"id": 900051, "destination": DESTINATION, "disabled": False, "settings": ["add_lead"]}
+    wire.post(f"{API}/webhooks", json=made, status=status, content_type=HAL, match=[AUTHORIZED])
+
+    assert kommo.set_webhook(DESTINATION, ["add_lead"]) == Hook(DESTINATION, ("add_lead",))
+    body = {"destination": DESTINATION, "settings": ["add_lead"]}
+    assert sent(wire) == [("POST", f"{API}/webhooks", body)]
+
+
+def test_a_webhook_that_was_set_without_a_word_is_set(wire: responses.RequestsMock, kommo: KommoClient) -> None:
+    wire.post(f"{API}/webhooks", body="")
+
+    assert kommo.set_webhook(DESTINATION, ["add_lead"]) is None
+
+
+def test_a_webhook_is_deleted_by_its_address(wire: responses.RequestsMock, kommo: KommoClient) -> None:
+    wire.delete(f"{API}/webhooks", status=204, match=[AUTHORIZED])
+
+    kommo.delete_webhook(DESTINATION)
+
+    assert sent(wire) == [("DELETE", f"{API}/webhooks", {"destination": DESTINATION})]

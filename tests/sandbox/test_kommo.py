@@ -1131,7 +1131,11 @@ def test_a_hook_is_disabled_after_more_than_a_hundred_bad_answers_in_two_hours(
     count = len(inbox.received)
     kommo.move(ORDER, NEW)
     assert len(sent()) == count
-    api("POST", "/webhooks", {"destination": inbox.url, "settings": ["status_lead"]})
+    kommo.switch(saving_enables=False)
+    body = {"destination": inbox.url, "settings": ["status_lead"]}
+    assert api("POST", "/webhooks", body).json()["disabled"] is True
+    kommo.switch(saving_enables=True)
+    assert api("POST", "/webhooks", body).json()["disabled"] is False
     kommo.move(ORDER, WON)
     assert len(sent()) == count + 1
 

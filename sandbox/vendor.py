@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from typing import Any, ClassVar
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.test import run_wsgi_app
 
 from sandbox.courier import Courier
 
@@ -99,10 +102,29 @@ class Call:
 
 
 class Handler(WSGIRequestHandler):
-    """Write nothing to the terminal."""
+    """Keeps connections alive, as the vendors do, and writes nothing to the terminal.
 
-    # Werkzeug closes after each answer all the same: the sandbox has no keep-alive.
+    Werkzeug's own closes after each answer, since it cannot know where a request ends that its app did not read.
+    Here the body is read before the app runs, and the answer goes out in one piece.
+    """
+
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer
+    server: Server
+
+    def run_wsgi(self) -> None:
+        """Answer one request."""
+        self.environ = environ = self.make_environ()
+        chunked = environ.get("wsgi.input_terminated")
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        environ["wsgi.input"] = BytesIO(environ["wsgi.input"].read(-1 if chunked else length))
+        chunks, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
+        code, _, words = status.partition(" ")
+        self.send_response(int(code), words)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.writelines(chunks)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
@@ -114,12 +136,35 @@ class Handler(WSGIRequestHandler):
         super().setup()
         # Without it, small answers wait 40 ms for the caller's delayed ACK.
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.server.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)
+        with contextlib.suppress(OSError):  # a connection that a fault has dropped
+            super().finish()
 
 
-def serve(server: BaseWSGIServer, name: str) -> None:
-    """Serve in the background; a short poll makes stopping quick."""
-    run = functools.partial(server.serve_forever, poll_interval=0.02)
-    threading.Thread(target=run, name=f"sandbox-{name}", daemon=True).start()
+class Server(ThreadedWSGIServer):
+    """A thread for each connection, so that one that hangs holds up no other."""
+
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, host: str, port: int, app: Flask, name: str) -> None:
+        super().__init__(host, port, app, Handler)
+        self.connections: set[socket.socket] = set()
+        self.url = f"http://{host}:{self.server_port}"
+        # A short poll makes stopping quick.
+        run = functools.partial(self.serve_forever, poll_interval=0.02)
+        threading.Thread(target=run, name=f"sandbox-{name}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening, and close what is open: nobody is to be served by a vendor that is gone."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Vendor:
@@ -136,6 +181,8 @@ class Vendor:
         self.clock = clock
         self.lock = threading.RLock()
         self.faults = Faults()
+        self.latency = 0.0
+        """How many seconds a call takes at least, whatever becomes of it."""
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.app = Flask(f"sandbox.{self.name}")
         self.app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -143,7 +190,7 @@ class Vendor:
         self.app.before_request(self._begin)
         self.app.after_request(self._end)
         self.app.register_error_handler(HTTPException, lambda error: self.error(error.code or 500))
-        self._server: BaseWSGIServer | None = None
+        self._server: Server | None = None
         self.url = ""
 
     # -- for subclasses -------------------------------------------------------------------------------------
@@ -163,23 +210,21 @@ class Vendor:
     def reset(self) -> None:
         """Forget everything, the faults and calls too; subclasses extend it."""
         self.faults.clear()
+        self.latency = 0.0
         self.calls.clear()
 
     # -- the server -----------------------------------------------------------------------------------------
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen (port 0 = any free one) and return the base URL."""
-        self._server = make_server(host, port, self.app, threaded=True, request_handler=Handler)
-        self._server.daemon_threads = True  # type: ignore[attr-defined]
-        serve(self._server, self.name)
-        self.url = f"http://{host}:{self._server.server_port}"
+        self._server = Server(host, port, self.app, self.name)
+        self.url = self._server.url
         return self.url
 
     def stop(self) -> None:
         """Stop listening."""
         if self._server:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.stop()
 
     def count(self, method: str = "", path: str = "", status: int | None = None) -> int:
         """Return how many calls match: verb, path prefix, status."""
@@ -188,6 +233,13 @@ class Vendor:
             for call in list(self.calls)
             if method in ("", call.method) and call.path.startswith(path) and status in (None, call.status)
         )
+
+    def tally(self) -> dict[str, int]:
+        """Return how often each kind of call was made: `GET /api/v4/leads 200`; ids stand as *."""
+        found = Counter(
+            f"{call.method} {re.sub(r'/[0-9]+', '/*', call.path)} {call.status}" for call in list(self.calls)
+        )
+        return dict(sorted(found.items()))
 
     def _begin(self) -> Response | None:
         g.began = time.monotonic()
@@ -205,6 +257,8 @@ class Vendor:
         fault: Fault | None = g.fault
         if fault and fault.after:
             response = self._strike(fault) or response
+        # Our own work is a part of it, so that a call takes as long as it is told to.
+        time.sleep(max(0.0, g.began + self.latency - time.monotonic()))
         self.calls.append(
             Call(
                 at=g.at,

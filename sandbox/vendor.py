@@ -258,7 +258,9 @@ class Vendor:
         if fault and fault.after:
             response = self._strike(fault) or response
         # Our own work is a part of it, so that a call takes as long as it is told to.
-        time.sleep(max(0.0, g.began + self.latency - time.monotonic()))
+        rest = g.began + self.latency - time.monotonic()
+        if rest > 0:
+            time.sleep(rest)
         self.calls.append(
             Call(
                 at=g.at,

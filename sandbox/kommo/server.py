@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -393,5 +393,5 @@ class Kommo(Vendor):
 
 
 def _with_request_id(response: Response) -> Response:
-    response.headers["X-Request-Id"] = uuid.uuid4().hex
+    response.headers["X-Request-Id"] = f"{random.getrandbits(128):032x}"
     return response

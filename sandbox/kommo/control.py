@@ -40,6 +40,10 @@ def add_routes(kommo: Kommo) -> None:
     def add_deal() -> ResponseReturnValue:
         return jsonify(id=kommo.add_deal(**_body()))
 
+    @control.post("/crowd")
+    def crowd() -> ResponseReturnValue:
+        return jsonify(kommo.crowd(**_body()))
+
     @control.delete("/deals/<int:deal_id>")
     def delete_deal(deal_id: int) -> ResponseReturnValue:
         kommo.delete_deal(deal_id)

@@ -15,7 +15,8 @@ from sandbox.courier import Courier, Target
 from sandbox.encharge import Encharge
 from sandbox.kommo import Kommo
 from sandbox.ortto import Ortto
-from sandbox.vendor import Server, Vendor
+from sandbox.server import Server
+from sandbox.vendor import Vendor
 
 
 class Town:
@@ -40,7 +41,7 @@ class Town:
         """Listen: control on `port`, the vendors on the ports after it (0 = any free ones)."""
         for offset, vendor in enumerate(self.vendors.values(), start=1):
             vendor.start(host, port and port + offset)
-        self._server = Server(host, port, self.control, "control")
+        self._server = Server(host, port, self.control)
         self.url = self._server.url
         return self
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import re
-import socket
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from io import BytesIO
 from typing import Any, ClassVar
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
-from werkzeug.test import run_wsgi_app
 
 from sandbox.courier import Courier
+from sandbox.server import DELAY, DROP, SHARED, Server
 
 CALLS_KEPT = 20_000
 
@@ -81,6 +76,10 @@ class Faults:
                 return fault
         return None
 
+    def any(self) -> bool:
+        """Say whether there are any."""
+        return bool(self._faults)
+
     def list(self) -> list[dict[str, Any]]:
         """Return the faults in force as plain data."""
         with self._lock:
@@ -99,72 +98,6 @@ class Call:
     status: int
     milliseconds: float
     answer: Any = None
-
-
-class Handler(WSGIRequestHandler):
-    """Keeps connections alive, as the vendors do, and writes nothing to the terminal.
-
-    Werkzeug's own closes after each answer, since it cannot know where a request ends that its app did not read.
-    Here the body is read before the app runs, and the answer goes out in one piece.
-    """
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet an answer
-    server: Server
-
-    def run_wsgi(self) -> None:
-        """Answer one request."""
-        self.environ = environ = self.make_environ()
-        chunked = environ.get("wsgi.input_terminated")
-        length = int(environ.get("CONTENT_LENGTH") or 0)
-        environ["wsgi.input"] = BytesIO(environ["wsgi.input"].read(-1 if chunked else length))
-        chunks, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
-        code, _, words = status.partition(" ")
-        self.send_response(int(code), words)
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.writelines(chunks)
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
-
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
-        pass
-
-    def setup(self) -> None:
-        super().setup()
-        # Without it, small answers wait 40 ms for the caller's delayed ACK.
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.server.connections.add(self.connection)
-
-    def finish(self) -> None:
-        self.server.connections.discard(self.connection)
-        with contextlib.suppress(OSError):  # a connection that a fault has dropped
-            super().finish()
-
-
-class Server(ThreadedWSGIServer):
-    """A thread for each connection, so that one that hangs holds up no other."""
-
-    daemon_threads = True
-    request_queue_size = 1024
-
-    def __init__(self, host: str, port: int, app: Flask, name: str) -> None:
-        super().__init__(host, port, app, Handler)
-        self.connections: set[socket.socket] = set()
-        self.url = f"http://{host}:{self.server_port}"
-        # A short poll makes stopping quick.
-        run = functools.partial(self.serve_forever, poll_interval=0.02)
-        threading.Thread(target=run, name=f"sandbox-{name}", daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop listening, and close what is open: nobody is to be served by a vendor that is gone."""
-        self.shutdown()
-        self.server_close()
-        for connection in list(self.connections):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Vendor:
@@ -207,6 +140,10 @@ class Vendor:
         """Return everything this vendor knows, as JSON."""
         raise NotImplementedError
 
+    def may_sleep(self) -> bool:
+        """Say whether a call may sleep now: it must then not keep the others from being served."""
+        return self.faults.any()
+
     def reset(self) -> None:
         """Forget everything, the faults and calls too; subclasses extend it."""
         self.faults.clear()
@@ -217,7 +154,7 @@ class Vendor:
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen (port 0 = any free one) and return the base URL."""
-        self._server = Server(host, port, self.app, self.name)
+        self._server = Server(host, port, self.app, self.may_sleep)
         self.url = self._server.url
         return self.url
 
@@ -244,7 +181,9 @@ class Vendor:
     def _begin(self) -> Response | None:
         g.began = time.monotonic()
         g.at = self.clock()
-        g.fault = fault = self.faults.take(request.method, request.path)
+        # One that came up after the thread was chosen hits the next call.
+        shared = request.environ.get(SHARED)
+        g.fault = fault = None if shared else self.faults.take(request.method, request.path)
         if fault:
             time.sleep(fault.seconds)
             if not fault.after:
@@ -258,9 +197,8 @@ class Vendor:
         if fault and fault.after:
             response = self._strike(fault) or response
         # Our own work is a part of it, so that a call takes as long as it is told to.
-        rest = g.began + self.latency - time.monotonic()
-        if rest > 0:
-            time.sleep(rest)
+        took = time.monotonic() - g.began
+        request.environ[DELAY] = max(0.0, self.latency - took)
         self.calls.append(
             Call(
                 at=g.at,
@@ -269,7 +207,7 @@ class Vendor:
                 query=request.query_string.decode(errors="replace"),
                 body=_readable(request.get_data()),
                 status=0 if fault and fault.drop else response.status_code,
-                milliseconds=round((time.monotonic() - g.began) * 1000, 1),
+                milliseconds=round(max(took, self.latency) * 1000, 1),
                 answer=_readable(response.get_data()) if response.status_code >= 400 else None,
             )
         )
@@ -277,7 +215,7 @@ class Vendor:
 
     def _strike(self, fault: Fault) -> Response | None:
         if fault.drop:
-            _hang_up()
+            request.environ[DROP] = True
             return Response(status=500)
         if not fault.status:
             return None
@@ -287,13 +225,6 @@ class Vendor:
             response = self.error(fault.status)
         response.headers.update(fault.headers)
         return response
-
-
-def _hang_up() -> None:
-    """Close the connection under the request, so that its caller gets no answer."""
-    request.get_data()  # else the log of calls would have to read from a closed socket
-    with contextlib.suppress(OSError):
-        request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
 
 
 def _readable(body: bytes) -> Any:

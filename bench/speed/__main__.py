@@ -1,4 +1,4 @@
-"""`python -m bench.speed`: measure, side by side with a plain reference, and say whether the promised figures held."""
+"""`python -m bench.speed`: measure side by side with a plain reference, and say which promises held."""
 
 from __future__ import annotations
 

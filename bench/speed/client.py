@@ -28,7 +28,14 @@ class Connection(asyncio.Protocol):
         self.next()
 
     def next(self) -> None:
-        """Send the next request, or be done."""
+        """Send the next request when its turn comes, or be done."""
+        wait = self._load.wait()
+        if wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._send)
+        else:
+            self._send()
+
+    def _send(self) -> None:
         assert self._transport
         request = self._load.take()
         if request is None:
@@ -79,6 +86,8 @@ class Load:
         self._targets = [target.split(":") for target in plan["targets"]]
         self._seconds: float = plan["seconds"]
         self._patience: float = plan["patience"]
+        self._gap = 1 / plan["pace"] if plan["pace"] else 0.0
+        self._turn = 0.0
         self._spread: float = plan["spread"]
         self._count: int = plan["connections"]
         self._requests: Iterator[bytes] = (_render(*request, *self._targets[0]) for request in plan["requests"])
@@ -88,6 +97,12 @@ class Load:
         self._until = 0.0
         self.seen: list[tuple[float, float, int, str]] = []
         self.unanswered = 0
+
+    def wait(self) -> float:
+        """Return in how many seconds the next request may go."""
+        now = time.monotonic()
+        self._turn = max(self._turn + self._gap, now)
+        return self._turn - now
 
     def take(self) -> bytes | None:
         """Return the next request, or None when there is no more or time is up."""

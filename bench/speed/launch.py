@@ -1,4 +1,4 @@
-"""Starts gunicorn with the service as it is, without Kommo's limit: the settings allow 50 calls a second at most."""
+"""Starts gunicorn with the service as it is, but without Kommo's limit: the settings allow 50 calls a second."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from bench.chaos.processes import ROOT
-from bench.speed.processes import QUALIFIED, SECRET, Sandbox
+from bench.speed.processes import SECRET, STAGES, Sandbox
 
 PIPELINE = 7_100_010
 FORM = "application/x-www-form-urlencoded"
@@ -24,19 +24,27 @@ HEADER = f"X-Webhook-Secret: {SECRET}"
 BEGAN = int(time.time()) - 20_000
 
 Request = tuple[str, str, str, str]  # path, content type, a header line, body
-_moments = itertools.count(BEGAN)  # no two webhooks of a run are repeats of each other
+_moments = itertools.count(BEGAN)
 
 
-def moves(deals: Iterable[int], count: int) -> list[Request]:
-    """Return webhooks of Kommo, each of one deal that entered a stage; the deals take turns."""
+def stages() -> Iterator[int]:
+    """Return the stages through which deals move: into the one in which they are would be a repeat."""
+    return itertools.cycle(STAGES)
+
+
+def moves(deals: Iterable[int], count: int, rounds: Iterator[int]) -> list[Request]:
+    """Return webhooks of Kommo, each of one deal that entered a stage; the deals take turns.
+
+    `rounds`: into which stage, for each turn of all deals.
+    """
     known = list(deals)
     requests = []
     for number in range(count):
         if number % len(known) == 0:
-            at = next(_moments)
+            at, stage = next(_moments), next(rounds)
         values = {
             "id": known[number % len(known)],
-            "status_id": QUALIFIED,
+            "status_id": stage,
             "pipeline_id": PIPELINE,
             "updated_at": at,
         }
@@ -46,8 +54,9 @@ def moves(deals: Iterable[int], count: int) -> list[Request]:
     return requests
 
 
-def clicks(deals: Mapping[int, str], count: int) -> list[Request]:
+def clicks(deals: Mapping[int, str], count: int, rounds: object = None) -> list[Request]:
     """Return webhooks of Encharge, each of a click in a mail; they name the deal."""
+    del rounds
     return [
         (
             "/webhooks/encharge",
@@ -123,11 +132,12 @@ def fire(
     seconds: float = 60.0,
     spread: float = 0.0,
     patience: float = 60.0,
+    pace: float = 0.0,
 ) -> Answers:
     """Send webhooks over so many connections, each the next when the last is answered, for so many seconds at most.
 
     `spread`: each connection is opened at a time of its own within so many seconds. `patience`: how long answers
-    are waited for after the end.
+    are waited for after the end. `pace`: no more than so many a second.
     """
     plan = {
         "targets": targets,
@@ -136,6 +146,7 @@ def fire(
         "seconds": seconds,
         "spread": spread,
         "patience": patience,
+        "pace": pace,
     }
     ran = subprocess.run(
         (sys.executable, "-m", "bench.speed.client"),

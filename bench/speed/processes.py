@@ -1,4 +1,4 @@
-"""The processes of a run: the sandbox, the service, the reference. All on loopback, each in a process of its own."""
+"""The processes of a run: the sandbox, the service, the reference, each on its own port of loopback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.chaos.processes import ROOT, free_port
 SECRET = "bench-webhook-secret"
 START_SECONDS = 40.0
 STOP_SECONDS = 20.0
-QUALIFIED = 61_000_102
+STAGES = (61_000_102, 61_000_103, 61_000_104)  # as in config/mapping.yaml
 THREADS = 32
 
 
@@ -112,7 +112,7 @@ class Sandbox(Process):
     def start_over(self, *, deals: int, latency: float, rate: float) -> dict[int, str]:
         """Forget everything; `rate`: Kommo's limit, 0 = none. Return the emails of so many new deals, by deal."""
         self.ask("POST", "/reset", {})
-        crowd = self.ask("POST", "/kommo/crowd", {"count": deals, "status_id": QUALIFIED})
+        crowd = self.ask("POST", "/kommo/crowd", {"count": deals, "status_id": STAGES[0]})
         self.ask("POST", "/kommo/switches", {"rate": rate})
         self.ask("POST", "/latency", dict.fromkeys(("kommo", "encharge", "ingest", "ortto"), latency))
         return {int(deal): email for deal, email in crowd.items()}

@@ -28,7 +28,7 @@ ORTTO = os.environ["ORTTO_API_URL"]
 ORTTO_HEADERS = {"X-Api-Key": os.environ["ORTTO_API_KEY"]}
 SECRET = os.environ["KOMMO_WEBHOOK_SECRET"]
 LIMIT = float(os.environ["REFERENCE_LIMIT"])  # calls to Kommo a second, 0 = none
-STAGES = {"61000102": "qualified"}
+STAGES = {"61000102": "qualified", "61000103": "proposal_sent", "61000104": "negotiation"}
 TIMEOUT = 60
 
 app = Flask(__name__)

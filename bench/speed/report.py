@@ -126,7 +126,7 @@ def plot(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]]) 
         for number_of, (_, value) in enumerate(bars):
             width = max(1.0, (math.log10(value) - low) * scale) if value > 0 else 0
             parts.append(
-                f'<rect x="{LEFT}" y="{y}" width="{width:.0f}" height="{BAR - 2}" rx="2" fill="{COLOURS[number_of % 2]}"/>'
+                f'<rect x="{LEFT}" y="{y}" width="{width:.0f}" height="{BAR - 2}" fill="{COLOURS[number_of % 2]}"/>'
                 f'<text x="{LEFT + width + 6:.0f}" y="{y + BAR - 4}">{number(value)}</text>'
             )
             y += BAR

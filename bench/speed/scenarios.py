@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.journal import Journal
 from bench.chaos.processes import Database, Postgresql, Sqlite
 from bench.speed import load
 from bench.speed.load import Answers, Arrivals, Request, median
+from bench.speed.prefill import prefill
 from bench.speed.processes import THREADS, Sandbox, Server, Watch, reference, service
 from bench.speed.report import Check, Table
 
@@ -42,6 +40,15 @@ class Side:
     name: str
     servers: Sequence[Server]
     database: Database | None = None
+    rounds: Iterator[int] = field(default_factory=load.stages)
+
+    def moves(self, deals: Iterable[int], count: int) -> Sequence[Request]:
+        """Return webhooks of deals that move on, as this side has seen them."""
+        return load.moves(deals, count, self.rounds)
+
+    def cpu_seconds(self) -> float:
+        """Return how long its processes have used a processor."""
+        return sum(server.cpu_seconds() for server in self.servers)
 
     def drain(self, seconds: float) -> bool:
         """Wait until nothing is owed any more; say whether that came true in time."""
@@ -60,6 +67,7 @@ class Run:
     answers: Answers
     found: Arrivals
     kinds: Sequence[str]
+    cpu_seconds: float = 0.0  # of the side's processes
 
     @property
     def delivered(self) -> int:
@@ -158,13 +166,14 @@ class Bench:
         """Send webhooks to a side and wait until they are delivered."""
         self.sandbox.ask("DELETE", "/calls")
         targets = [server.target for server in side.servers]
+        used = side.cpu_seconds()
         answers = load.fire(targets, sent, connections, spread=spread, patience=patience)
         side.drain(drain)
-        return Run(answers, load.arrivals(self.sandbox), kinds)
+        return Run(answers, load.arrivals(self.sandbox), kinds, side.cpu_seconds() - used)
 
     def warm(self, side: Side, deals: dict[int, str]) -> None:
         """Let a side open its connections before it is measured."""
-        self.measure(side, load.moves(deals, 4 * len(side.servers)), 2 * len(side.servers))
+        self.measure(side, side.moves(deals, 4 * len(side.servers)), 2 * len(side.servers))
 
     def table(self, title: str, baseline: str, note: str = "") -> Table:
         """Begin a table."""
@@ -182,6 +191,7 @@ def _add(table: Table, case: str, side: str, run: Run) -> None:
     table.add(case, "answered/s", side, run.answers.good / run.answers.seconds)
     for percent in (50, 95, 99):
         table.add(case, f"reply p{percent} ms", side, run.answers.percentile(percent))
+    table.add(case, "CPU ms a webhook", side, run.cpu_seconds / len(run.answers.all) * 1000)
     if not run.complete:
         table.remark(
             f"{case}, {side}: {run.delivered} of {len(run.answers.all)} webhooks delivered, "
@@ -224,7 +234,7 @@ def throughput(bench: Bench) -> None:
                 case = f"vendors at {latency * 1000:.0f} ms, {connections} connections"
                 if quick and connections in (16, 256):
                     continue
-                _interleaved(bench, table, case, sides, lambda n=count: load.moves(deals, n), connections)
+                _interleaved(bench, table, case, sides, deals, count, connections)
                 bench.say(table.line(case, "delivered/s"))
     _check_throughput(bench, table)
 
@@ -234,13 +244,14 @@ def _interleaved(
     table: Table,
     case: str,
     sides: Sequence[Side],
-    sent: Callable[[], Sequence[Request]],
+    deals: dict[int, str],
+    count: int,
     connections: int,
 ) -> None:
     """Measure the sides in turn, as often as told."""
     for number in range(bench.options.repeats):
         for side in sides if number % 2 else reversed(sides):
-            run = bench.measure(side, sent(), connections)
+            run = bench.measure(side, side.moves(deals, count), connections)
             _add(table, case, side.name, run)
             if connections == 1:
                 for vendor, calls in run.found.calls.items():
@@ -278,7 +289,7 @@ def limited(bench: Bench) -> None:
                     count = 6 if connections == 1 else 8 if quick else 21
                 else:
                     count = 6 if connections == 1 else 64 if quick else 256
-                run = bench.measure(side, load.moves(deals, count), connections)
+                run = bench.measure(side, side.moves(deals, count), connections)
                 _add(table, case, side.name, run)
                 time.sleep(1.1)  # until Kommo's bucket is full again
             bench.say(table.line(case, "delivered/s"))
@@ -297,7 +308,7 @@ def clicks(bench: Bench) -> None:
 def _burst(
     bench: Bench,
     title: str,
-    make: Callable[[dict[int, str], int], Sequence[Request]],
+    make: Callable[[dict[int, str], int, Iterator[int]], Sequence[Request]],
     kinds: Sequence[str],
     affordable: int,
     check: Callable[[Bench, list[tuple[int, Run]], Table], None],
@@ -314,13 +325,13 @@ def _burst(
     with bench.running(bench.ours(limit=True), bench.theirs(limit=True)) as (ours, theirs):
         for size in sizes:
             deals = bench.prepare(size, latency=LATENCY, limit=True)
-            run = bench.measure(ours, make(deals, size), 64, kinds, drain=240)
+            run = bench.measure(ours, make(deals, size, ours.rounds), 64, kinds, drain=240)
             runs.append((size, run))
             _add_burst(table, f"{size:,} at once", ours, run)
             table.add("any size", "delivered/s", OURS, run.delivered_a_second)
             bench.say(table.line(f"{size:,} at once", f"last {kinds[0]}, s after the last webhook"))
         deals = bench.prepare(affordable, latency=LATENCY, limit=True)
-        run = bench.measure(theirs, make(deals, affordable // 2 if quick else affordable), 64, kinds)
+        run = bench.measure(theirs, make(deals, affordable // 2 if quick else affordable, theirs.rounds), 64, kinds)
         _add_burst(table, f"{affordable} at once", theirs, run)
         table.add("any size", "delivered/s", REFERENCE, run.delivered_a_second)
     bench.say(table.line("any size", "delivered/s"))
@@ -383,17 +394,17 @@ def storm(bench: Bench) -> None:
     case = f"{count:,} connections"
     with bench.running(bench.ours(limit=True), bench.theirs(limit=True)) as (ours, theirs):
         deals = bench.prepare(count, latency=LATENCY, limit=True)
-        run = bench.measure(ours, load.moves(deals, count), count, spread=1.0)
+        run = bench.measure(ours, ours.moves(deals, count), count, spread=1.0)
         _add_storm(table, case, OURS, run, count)
         in_time = run.complete and run.answers.slowest <= 2000
         bench.check(
-            f"{count:,} webhooks within a second on as many connections: each answered 200 within 2 s, all delivered",
+            f"{count:,} webhooks and connections within a second: each answered 200 within 2 s, all delivered",
             f"slowest {run.answers.slowest:.0f} ms, {run.delivered:,} delivered",
             in_time,
         )
         deals = bench.prepare(count, latency=LATENCY, limit=True)
         targets = [theirs.servers[0].target]
-        answers = load.fire(targets, load.moves(deals, count), count, seconds=2.0, spread=1.0, patience=2.0)
+        answers = load.fire(targets, theirs.moves(deals, count), count, seconds=2.0, spread=1.0, patience=2.0)
         _add_storm(table, case, REFERENCE, Run(answers, load.arrivals(bench.sandbox), STAGE), count)
         theirs.servers[0].kill()  # it would work on for minutes
     bench.say(table.line(case, "answered 200 within 2 s"))
@@ -414,13 +425,13 @@ def hung(bench: Bench) -> None:
         3.0 if bench.options.quick else 6.0
     )  # less than the service waits for the vendor before it is left alone
     places = THREADS // 2
-    note = f"{places} answers may wait at a time, for {BUDGET} s each; all others say `accepted` at once."
+    note = f"100 webhooks a second. {places} answers may wait at a time, for {BUDGET} s each; the others do not."
     table = bench.table("Ortto hangs", OURS, note)
     with bench.running(bench.ours(limit=False)) as (ours,):
         deals = bench.prepare(2000, latency=0.0, limit=False)
         bench.warm(ours, deals)
         bench.sandbox.ask("POST", "/faults/ortto", {"seconds": 30.0})
-        answers = load.fire([ours.servers[0].target], load.moves(deals, 20_000), 64, seconds=seconds)
+        answers = load.fire([ours.servers[0].target], ours.moves(deals, 20_000), 64, seconds=seconds, pace=100)
         bench.sandbox.ask("DELETE", "/faults/ortto")
     times = sorted(took for _, took, _, _ in answers.all)
     # Who had a place waited for the whole budget: so many at most.
@@ -463,7 +474,7 @@ def journal(bench: Bench) -> None:
             bench.warm(side, deals)
         for connections, count in ((1, 20 if quick else 100), (16, 100 if quick else 300)):
             case = f"{connections} connections"
-            _interleaved(bench, table, case, sides, lambda n=count: load.moves(deals, n), connections)
+            _interleaved(bench, table, case, sides, deals, count, connections)
             bench.say(table.line(case, "reply p50 ms"))
     ratio = table.ratio("1 connections", "reply p50 ms", sides[1].name)
     bench.check(
@@ -471,33 +482,6 @@ def journal(bench: Bench) -> None:
         f"{ratio:.2f} ×",
         ratio <= 1.2,
     )
-
-
-def prefill(file: Path, count: int) -> None:
-    """Make a journal with so many delivered webhooks of deals, a year old at most, each with its three jobs."""
-    Journal(f"sqlite:///{file}").close()
-    now = time.time()
-    context = json.dumps({"lead": {"id": 1, "name": "A deal of last year", "status_id": 61000102}, "read_at": now})
-    plan = json.dumps({"lead_id": 1, "email": "person@crowd.example", "stage": "qualified", "fields": {}})
-    age = "SELECT n, :now - 2000000.0 * (1 - n / (:count + 1.0)) AS at FROM numbers"
-    numbers = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count), rows AS ({age})"
-    values = {"now": now, "count": count, "context": context, "plan": plan, "body": b"x" * 300}
-    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute("PRAGMA synchronous = OFF")
-        for statement in (
-            "INSERT INTO webhooks (id, source, content_type, body, received_at) "
-            f"{numbers} SELECT n, 'kommo', 'application/x-www-form-urlencoded', :body, at FROM rows",
-            "INSERT INTO events (id, webhook_id, source, kind, dedupe_key, order_key, occurred_at, received_at, data, "
-            f"context) {numbers} SELECT n, n, 'kommo', 'stage_changed', 'kommo:stage:' || n, 'lead:' || (n % 50000), "
-            'at, at, \'{"lead_id":1,"status_id":61000102}\', :context FROM rows',
-            *(
-                "INSERT INTO jobs (event_id, lane, order_key, state, due_at, plan, created_at, settled_at) "
-                f"{numbers} SELECT n, '{lane}', 'lead:' || (n % 50000), 'done', at, :plan, at, at FROM rows"
-                for lane in ("resolve", "encharge", "ortto")
-            ),
-        ):
-            connection.execute(statement, {k: v for k, v in values.items() if f":{k}" in statement})
-        connection.execute("ANALYZE")
 
 
 def databases(bench: Bench) -> None:
@@ -526,7 +510,7 @@ def databases(bench: Bench) -> None:
                 deals = bench.prepare(1000, latency=0.0, limit=False)
                 bench.warm(side, deals)
                 for _ in range(bench.options.repeats):
-                    _add(table, "64 connections", title, bench.measure(side, load.moves(deals, count), 64))
+                    _add(table, "64 connections", title, bench.measure(side, side.moves(deals, count), 64))
     finally:
         server.close()
     bench.say(table.line("64 connections", "delivered/s"))

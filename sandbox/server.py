@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from flask import Flask
-from werkzeug.test import run_wsgi_app
 
 DELAY, DROP = "sandbox.delay", "sandbox.drop"
 """What an app may put into its environ: answer so many seconds later; close the connection without an answer."""
@@ -114,6 +113,7 @@ class Connection(asyncio.Protocol):
             if dechunked is None:
                 return None
             content, self._buffer = dechunked
+            del environ["HTTP_TRANSFER_ENCODING"]
             environ["CONTENT_LENGTH"] = str(len(content))
         else:
             length = int(environ["CONTENT_LENGTH"] or 0)
@@ -126,12 +126,15 @@ class Connection(asyncio.Protocol):
 
     def _work(self, environ: Environ) -> None:
         """Let the app answer; in the server's thread or in one of its own."""
-        chunks, status, headers = run_wsgi_app(self._server.app, environ, buffered=True)
+        lines = [f"Date: {formatdate(usegmt=True)}"]
+
+        def start(status: str, headers: list[tuple[str, str]], error: object = None) -> Callable[[bytes], object]:
+            lines[:] = [f"HTTP/1.1 {status}", lines[-1], *(f"{name}: {value}" for name, value in headers)]
+            return lambda data: None  # what WSGI demands and Flask never calls
+
+        chunks = self._server.app(environ, start)
         body = b"".join(chunks)
-        lines = [f"HTTP/1.1 {status}", f"Date: {formatdate(usegmt=True)}"]
-        lines += [f"{name}: {value}" for name, value in headers]
-        if "Content-Length" not in headers and status[:3] not in ("204", "304"):
-            lines.append(f"Content-Length: {len(body)}")
+        chunks.close()  # type: ignore[attr-defined]  # Werkzeug's have it
         answer = "\r\n".join([*lines, "", ""]).encode("latin-1") + body
         loop = _loop()
         loop.call_soon_threadsafe(loop.call_later, environ.get(DELAY, 0.0), self._answer, environ, answer)

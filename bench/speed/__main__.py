@@ -34,7 +34,8 @@ def main() -> None:
     told = _arguments()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # through every `finally`
     _allow_many_connections()
-    options = Options(quick=told.quick, huge=told.huge, repeats=1 if told.quick else told.repeats)
+    repeats = 1 if told.quick else told.repeats
+    options = Options(quick=told.quick, huge=told.huge, repeats=repeats, seconds=told.seconds)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kommo-relay-bench-") as name:
         folder = Path(name)
@@ -42,11 +43,13 @@ def main() -> None:
         try:
             for scenario in told.only or SCENARIOS:
                 print(f"{time.monotonic() - began:4.0f} s  {scenario}", flush=True)
-                SCENARIOS[scenario](bench)
+                measure, share = SCENARIOS[scenario]
+                bench.begin(share)
+                measure(bench)
+            bench.end_pairs()
             memory(bench)
         finally:
-            bench.watch.stop()
-            bench.sandbox.kill()
+            bench.close()
     _write(bench, told.results, time.monotonic() - began)
     missed = [check for check in bench.checks if not check.held]
     print(f"{len(bench.checks) - len(missed)} of {len(bench.checks)} promises held. Written to {told.results}/.")
@@ -117,6 +120,12 @@ def _arguments() -> argparse.Namespace:
         "--huge", action="store_true", help="10,000 deals at once and a journal of 1,000,000 events too"
     )
     parser.add_argument("--repeats", type=int, default=3, help="how often each side is measured, in turn (3)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=300.0,
+        help="repeat less often if it would take longer than about this (300)",
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a promised figure was missed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to (bench/results)")
     return parser.parse_args()

@@ -264,6 +264,7 @@ def throughput(bench: Bench) -> None:
             case = f"vendors at {latency * 1000:.0f} ms, {connections} connections"
             if quick and connections in (16, 256):
                 continue
+            bench.begin(0.35 / 8)
             _interleaved(bench, table, case, sides, deals, count, connections)
             bench.say(table.line(case, "delivered/s"))
     _check_throughput(bench, table)

@@ -8,8 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -24,39 +24,28 @@ HEADER = f"X-Webhook-Secret: {SECRET}"
 BEGAN = int(time.time()) - 20_000
 
 Request = tuple[str, str, str, str]  # path, content type, a header line, body
-_moments = itertools.count(BEGAN)
+_clicks = itertools.count(1)
 
 
-def stages() -> Iterator[int]:
-    """Return the stages through which deals move: into the one in which they are would be a repeat."""
-    return itertools.cycle(STAGES)
-
-
-def moves(deals: Iterable[int], count: int, rounds: Iterator[int]) -> list[Request]:
+def moves(deals: Iterable[int], count: int, entered: Counter[int]) -> list[Request]:
     """Return webhooks of Kommo, each of one deal that entered a stage; the deals take turns.
 
-    `rounds`: into which stage, for each turn of all deals.
+    `entered`: how many stages each deal has entered so far. None enters the one in which it is: that is a repeat.
     """
-    known = list(deals)
     requests = []
-    for number in range(count):
-        if number % len(known) == 0:
-            at, stage = next(_moments), next(rounds)
-        values = {
-            "id": known[number % len(known)],
-            "status_id": stage,
-            "pipeline_id": PIPELINE,
-            "updated_at": at,
-        }
+    for deal in itertools.islice(itertools.cycle(deals), count):
+        stage = STAGES[entered[deal] % len(STAGES)]
+        entered[deal] += 1
+        values = {"id": deal, "status_id": stage, "pipeline_id": PIPELINE, "updated_at": BEGAN + entered[deal]}
         fields = {"account[subdomain]": "examplebakery", "account[id]": 30_900_001}
         body = urlencode(fields | {f"leads[status][0][{name}]": value for name, value in values.items()})
         requests.append(("/webhooks/kommo", FORM, HEADER, body))
     return requests
 
 
-def clicks(deals: Mapping[int, str], count: int, rounds: object = None) -> list[Request]:
+def clicks(deals: Mapping[int, str], count: int, entered: object = None) -> list[Request]:
     """Return webhooks of Encharge, each of a click in a mail; they name the deal."""
-    del rounds
+    del entered
     return [
         (
             "/webhooks/encharge",
@@ -68,7 +57,7 @@ def clicks(deals: Mapping[int, str], count: int, rounds: object = None) -> list[
                     "email": email,
                     "broadcastName": "Our prices",
                     "kommo_lead_id": str(deal),
-                    "event_id": f"bench-{next(_moments)}",
+                    "event_id": f"bench-{next(_clicks)}",
                 }
             ),
         )

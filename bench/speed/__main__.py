@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.chaos.processes import ROOT
 from bench.speed import report
-from bench.speed.processes import Sandbox
+from bench.speed.processes import Sandbox, kill_all
 from bench.speed.scenarios import OURS, REFERENCE, SCENARIOS, Bench, Options, memory
 
 RESULTS = ROOT / "bench" / "results"
@@ -39,8 +39,8 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kommo-relay-bench-") as name:
         folder = Path(name)
-        bench = Bench(folder, options, lambda line: print(line, flush=True), Sandbox(folder))
         try:
+            bench = Bench(folder, options, lambda line: print(line, flush=True), Sandbox(folder))
             for scenario in told.only or SCENARIOS:
                 print(f"{time.monotonic() - began:4.0f} s  {scenario}", flush=True)
                 measure, share = SCENARIOS[scenario]
@@ -49,7 +49,7 @@ def main() -> None:
             bench.end_pairs()
             memory(bench)
         finally:
-            bench.close()
+            kill_all()
     _write(bench, told.results, time.monotonic() - began)
     missed = [check for check in bench.checks if not check.held]
     print(f"{len(bench.checks) - len(missed)} of {len(bench.checks)} promises held. Written to {told.results}/.")

@@ -26,6 +26,16 @@ STAGES = (61_000_102, 61_000_103, 61_000_104)  # as in config/mapping.yaml
 THREADS = 32
 
 
+_started: list[Process] = []
+
+
+def kill_all() -> None:
+    """End whatever was started here, also what failed on its way up."""
+    for process in _started:
+        process.kill()
+    _started.clear()
+
+
 class Process:
     """A process with a log, the leader of a group of its own, whose memory is watched."""
 
@@ -42,6 +52,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _started.append(self)
         self._leader = psutil.Process(self._process.pid)
 
     def wait_for(self, url: str) -> None:
@@ -162,16 +173,10 @@ class Watch:
 
     def __init__(self) -> None:
         self.watched: list[Process] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._stopping.set()
-        self._thread.join()
+        threading.Thread(target=self._look_on, daemon=True).start()
 
     def _look_on(self) -> None:
-        while not self._stopping.wait(0.25):
+        while True:
+            time.sleep(0.25)
             for process in list(self.watched):
                 process.look()

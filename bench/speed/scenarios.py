@@ -144,12 +144,6 @@ class Bench:
         self._running.close()
         self._pairs.clear()
 
-    def close(self) -> None:
-        """End everything."""
-        self.end_pairs()
-        self.watch.stop()
-        self.sandbox.kill()
-
     def ours(self, *, limit: bool, name: str = OURS, database: Database | None = None, processes: int = 1) -> Side:
         """Start the service; wait for it with `running`."""
         self._started += 1

@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help install demo sandbox run chaos test check format clean
+.PHONY: help install demo sandbox run chaos bench test check format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -35,6 +36,9 @@ run: .env install ## Start the service from .env
 
 chaos: install ## Kill, freeze and starve it under load, and audit what arrived (SECONDS, SEED, DATABASE)
 	@$(BIN)/python -m bench.chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1) --database $(or $(DATABASE),both)
+
+bench: install ## Measure how fast it is, beside a plain reference (BENCH_ARGS="--quick", "--only burst", …)
+	@$(BIN)/python -m bench.speed $(BENCH_ARGS)
 
 test: install ## Run all tests, or those of PYTEST_ARGS
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)

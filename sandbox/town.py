@@ -10,13 +10,13 @@ from typing import Any
 from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from sandbox.courier import Courier, Target
 from sandbox.encharge import Encharge
 from sandbox.kommo import Kommo
 from sandbox.ortto import Ortto
-from sandbox.vendor import Handler, Vendor, serve
+from sandbox.server import Server
+from sandbox.vendor import Vendor
 
 
 class Town:
@@ -34,16 +34,15 @@ class Town:
             vendor.name: vendor for vendor in (self.kommo, self.encharge, self.encharge.ingest, self.ortto)
         }
         self.control = make_control(self)
-        self._server: BaseWSGIServer | None = None
+        self._server: Server | None = None
         self.url = ""
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> Town:
         """Listen: control on `port`, the vendors on the ports after it (0 = any free ones)."""
         for offset, vendor in enumerate(self.vendors.values(), start=1):
             vendor.start(host, port and port + offset)
-        self._server = make_server(host, port, self.control, threaded=True, request_handler=Handler)
-        serve(self._server, "control")
-        self.url = f"http://{host}:{self._server.server_port}"
+        self._server = Server(host, port, self.control)
+        self.url = self._server.url
         return self
 
     def stop(self) -> None:
@@ -52,8 +51,7 @@ class Town:
         for vendor in self.vendors.values():
             vendor.stop()
         if self._server:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.stop()
 
     def __enter__(self) -> Town:
         return self.start()
@@ -131,6 +129,22 @@ def make_control(town: Town) -> Flask:  # noqa: C901 - a list of small views
                 if wanted in (None, name)
             }
         )
+
+    @app.delete("/calls")
+    def forget_calls() -> ResponseReturnValue:
+        for vendor in town.vendors.values():
+            vendor.calls.clear()
+        return jsonify({})
+
+    @app.get("/tally")
+    def tally() -> ResponseReturnValue:
+        return jsonify({name: vendor.tally() for name, vendor in town.vendors.items()})
+
+    @app.route("/latency", methods=["GET", "POST"])
+    def latency() -> ResponseReturnValue:
+        for name, seconds in (_body() if request.method == "POST" else {}).items():
+            town.vendors[name].latency = float(seconds)
+        return jsonify({name: vendor.latency for name, vendor in town.vendors.items()})
 
     @app.get("/deliveries")
     def deliveries() -> ResponseReturnValue:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
-import socket
+import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from sandbox.courier import Courier
+from sandbox.server import DELAY, DROP, SHARED, Server
 
 CALLS_KEPT = 20_000
 
@@ -78,6 +76,10 @@ class Faults:
                 return fault
         return None
 
+    def any(self) -> bool:
+        """Say whether there are any."""
+        return bool(self._faults)
+
     def list(self) -> list[dict[str, Any]]:
         """Return the faults in force as plain data."""
         with self._lock:
@@ -98,30 +100,6 @@ class Call:
     answer: Any = None
 
 
-class Handler(WSGIRequestHandler):
-    """Write nothing to the terminal."""
-
-    # Werkzeug closes after each answer all the same: the sandbox has no keep-alive.
-    protocol_version = "HTTP/1.1"
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        pass
-
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
-        pass
-
-    def setup(self) -> None:
-        super().setup()
-        # Without it, small answers wait 40 ms for the caller's delayed ACK.
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def serve(server: BaseWSGIServer, name: str) -> None:
-    """Serve in the background; a short poll makes stopping quick."""
-    run = functools.partial(server.serve_forever, poll_interval=0.02)
-    threading.Thread(target=run, name=f"sandbox-{name}", daemon=True).start()
-
-
 class Vendor:
     """Base of the vendors: subclasses add their routes to `app` and their levers to `control`.
 
@@ -136,6 +114,8 @@ class Vendor:
         self.clock = clock
         self.lock = threading.RLock()
         self.faults = Faults()
+        self.latency = 0.0
+        """How many seconds a call takes at least, whatever becomes of it."""
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.app = Flask(f"sandbox.{self.name}")
         self.app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -143,7 +123,7 @@ class Vendor:
         self.app.before_request(self._begin)
         self.app.after_request(self._end)
         self.app.register_error_handler(HTTPException, lambda error: self.error(error.code or 500))
-        self._server: BaseWSGIServer | None = None
+        self._server: Server | None = None
         self.url = ""
 
     # -- for subclasses -------------------------------------------------------------------------------------
@@ -160,26 +140,28 @@ class Vendor:
         """Return everything this vendor knows, as JSON."""
         raise NotImplementedError
 
+    def may_sleep(self) -> bool:
+        """Say whether a call may sleep now: it must then not keep the others from being served."""
+        return self.faults.any()
+
     def reset(self) -> None:
         """Forget everything, the faults and calls too; subclasses extend it."""
         self.faults.clear()
+        self.latency = 0.0
         self.calls.clear()
 
     # -- the server -----------------------------------------------------------------------------------------
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen (port 0 = any free one) and return the base URL."""
-        self._server = make_server(host, port, self.app, threaded=True, request_handler=Handler)
-        self._server.daemon_threads = True  # type: ignore[attr-defined]
-        serve(self._server, self.name)
-        self.url = f"http://{host}:{self._server.server_port}"
+        self._server = Server(host, port, self.app, self.may_sleep)
+        self.url = self._server.url
         return self.url
 
     def stop(self) -> None:
         """Stop listening."""
         if self._server:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.stop()
 
     def count(self, method: str = "", path: str = "", status: int | None = None) -> int:
         """Return how many calls match: verb, path prefix, status."""
@@ -189,10 +171,19 @@ class Vendor:
             if method in ("", call.method) and call.path.startswith(path) and status in (None, call.status)
         )
 
+    def tally(self) -> dict[str, int]:
+        """Return how often each kind of call was made: `GET /api/v4/leads 200`; ids stand as *."""
+        found = Counter(
+            f"{call.method} {re.sub(r'/[0-9]+', '/*', call.path)} {call.status}" for call in list(self.calls)
+        )
+        return dict(sorted(found.items()))
+
     def _begin(self) -> Response | None:
         g.began = time.monotonic()
         g.at = self.clock()
-        g.fault = fault = self.faults.take(request.method, request.path)
+        # One that came up after the thread was chosen hits the next call.
+        shared = request.environ.get(SHARED)
+        g.fault = fault = None if shared else self.faults.take(request.method, request.path)
         if fault:
             time.sleep(fault.seconds)
             if not fault.after:
@@ -205,6 +196,9 @@ class Vendor:
         fault: Fault | None = g.fault
         if fault and fault.after:
             response = self._strike(fault) or response
+        # Our own work is a part of it, so that a call takes as long as it is told to.
+        took = time.monotonic() - g.began
+        request.environ[DELAY] = max(0.0, self.latency - took)
         self.calls.append(
             Call(
                 at=g.at,
@@ -213,7 +207,7 @@ class Vendor:
                 query=request.query_string.decode(errors="replace"),
                 body=_readable(request.get_data()),
                 status=0 if fault and fault.drop else response.status_code,
-                milliseconds=round((time.monotonic() - g.began) * 1000, 1),
+                milliseconds=round(max(took, self.latency) * 1000, 1),
                 answer=_readable(response.get_data()) if response.status_code >= 400 else None,
             )
         )
@@ -221,7 +215,7 @@ class Vendor:
 
     def _strike(self, fault: Fault) -> Response | None:
         if fault.drop:
-            _hang_up()
+            request.environ[DROP] = True
             return Response(status=500)
         if not fault.status:
             return None
@@ -231,13 +225,6 @@ class Vendor:
             response = self.error(fault.status)
         response.headers.update(fault.headers)
         return response
-
-
-def _hang_up() -> None:
-    """Close the connection under the request, so that its caller gets no answer."""
-    request.get_data()  # else the log of calls would have to read from a closed socket
-    with contextlib.suppress(OSError):
-        request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
 
 
 def _readable(body: bytes) -> Any:

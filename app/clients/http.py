@@ -77,6 +77,10 @@ class Http:
         self._session = requests.Session()
         self._secrets = [secret for value in headers.values() if (secret := value.removeprefix("Bearer "))]
         self._session.headers.update({"Accept": "application/json", "User-Agent": "kommo-relay", **headers})
+        # Proxies and certificates as the environment has them now: to look them up is a fifth of a call's work.
+        around = self._session.merge_environment_settings(base_url, {}, None, None, None)
+        self._session.proxies, self._session.verify = around["proxies"], around["verify"]
+        self._session.trust_env = False
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=POOL_SIZE))
 

@@ -98,6 +98,9 @@ LEASE = (
 
 # Fencing: nothing is written for a job that another process has taken over.
 _OURS = and_(jobs.c.id == bindparam("job_id"), jobs.c.owner == bindparam("holder"), OWED)
+OURS = select(jobs.c.id).where(
+    jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.owner == bindparam("holder"), OWED
+)
 RENEW = (
     update(jobs)
     .where(jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.owner == bindparam("holder"), OWED)

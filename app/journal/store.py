@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, Executable, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import EmailActivity, Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
@@ -20,6 +20,7 @@ from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
 from app.journal.history import EventStory, Search
 from app.journal.rows import (
+    Row,
     context_text,
     event_row,
     first_job_row,
@@ -197,14 +198,17 @@ class Journal:
     def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
         """Write the steps of jobs, by job id; return the ids of the jobs that are still ours."""
 
+        rows = [
+            {"job_id": job_id, "holder": self.owner, "steps_": steps_text(steps)}
+            for job_id, steps in ledgers.items()
+        ]
+
         def work(connection: Connection) -> set[int]:
-            return {
-                job_id
-                for job_id, steps in ledgers.items()
-                if connection.execute(
-                    sql.WRITE_STEPS, {"job_id": job_id, "holder": self.owner, "steps_": steps_text(steps)}
-                ).rowcount
-            }
+            if len(rows) == 1:
+                return set(ledgers) if connection.execute(sql.WRITE_STEPS, rows[0]).rowcount else set()
+            ours = self._ours(connection, ledgers)
+            _execute(connection, sql.WRITE_STEPS, [row for row in rows if row["job_id"] in ours])
+            return ours
 
         return self._writer.run("write_steps", work)
 
@@ -212,7 +216,10 @@ class Journal:
         """Write how jobs ended, with what follows from them; return those that were still ours to settle."""
 
         def work(connection: Connection) -> list[Settlement]:
-            return [settlement for settlement in settlements if self._settle(connection, settlement, now)]
+            ours = self._ours(connection, [settlement.job.id for settlement in settlements])
+            settled = [settlement for settlement in settlements if settlement.job.id in ours]
+            self._settle(connection, settled, now)
+            return settled
 
         try:
             return self._writer.run("settle", work)
@@ -483,21 +490,37 @@ class Journal:
             connection.execute(self._upserts.set_scope, latest)
         return event_id
 
-    def _settle(self, connection: Connection, settlement: Settlement, now: float) -> bool:
-        """Write one settlement and what follows; False if the lease was lost to another process (fencing)."""
-        job, outcome = settlement.job, settlement.outcome
-        ours = {"job_id": job.id, "holder": self.owner, "reason_": outcome.reason}
-        if outcome.state == State.PENDING:
-            again = {"due_at_": settlement.due_at, "failures": int(settlement.failed)}
-            return bool(connection.execute(sql.TRY_AGAIN, ours | again).rowcount)
-        if not connection.execute(sql.END, ours | {"state_": outcome.state.value, "settled_at_": now}).rowcount:
-            return False
-        if outcome.context is not None:
-            context = {"event_id_": job.event.id, "context_": context_text(outcome.context)}
-            connection.execute(sql.SET_CONTEXT, context)
-        for owed in outcome.owed:
-            connection.execute(sql.ADD_JOB, job_row(job.event.id, owed, now))
-        return True
+    def _ours(self, connection: Connection, job_ids: Iterable[int]) -> set[int]:
+        """Return which jobs are still ours (fencing): in this transaction nobody can take one over."""
+        wanted = {"job_ids": list(job_ids), "holder": self.owner}
+        return set(connection.scalars(sql.OURS, wanted))
+
+    def _settle(self, connection: Connection, settled: Sequence[Settlement], now: float) -> None:
+        """Write settlements and what follows: a statement for each kind of row, since each has its cost."""
+        again: list[Row] = []
+        ended: list[Row] = []
+        contexts: list[Row] = []
+        owed: list[Row] = []
+        for settlement in settled:
+            job, outcome = settlement.job, settlement.outcome
+            ours = {"job_id": job.id, "holder": self.owner, "reason_": outcome.reason}
+            if outcome.state == State.PENDING:
+                again.append(ours | {"due_at_": settlement.due_at, "failures": int(settlement.failed)})
+                continue
+            ended.append(ours | {"state_": outcome.state.value, "settled_at_": now})
+            if outcome.context is not None:
+                contexts.append({"event_id_": job.event.id, "context_": context_text(outcome.context)})
+            owed += [job_row(job.event.id, item, now) for item in outcome.owed]
+        _execute(connection, sql.TRY_AGAIN, again)
+        _execute(connection, sql.END, ended)
+        _execute(connection, sql.SET_CONTEXT, contexts)
+        _execute(connection, sql.ADD_JOB, owed)
+
+
+def _execute(connection: Connection, statement: Executable, rows: Sequence[Row]) -> None:
+    """Execute a statement for rows, if there are any."""
+    if rows:
+        connection.execute(statement, rows)
 
 
 def _address(event: Event) -> str:

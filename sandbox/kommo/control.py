@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sandbox.kommo.server import Kommo
 
 
-def add_routes(kommo: Kommo) -> None:
+def add_routes(kommo: Kommo) -> None:  # noqa: C901 - a list of small views
     """Add a route for each lever; the body's keys are the lever's arguments."""
     control = kommo.control
 
@@ -39,6 +39,10 @@ def add_routes(kommo: Kommo) -> None:
     @control.post("/deals")
     def add_deal() -> ResponseReturnValue:
         return jsonify(id=kommo.add_deal(**_body()))
+
+    @control.post("/crowd")
+    def crowd() -> ResponseReturnValue:
+        return jsonify(kommo.crowd(**_body()))
 
     @control.delete("/deals/<int:deal_id>")
     def delete_deal(deal_id: int) -> ResponseReturnValue:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -329,6 +329,16 @@ class Kommo(Vendor):
             draft.contact_ids = list(contact_ids)
             return self.work.create("leads", draft, responsible_user_id, deal_id, quiet=quiet)
 
+    def crowd(self, count: int, status_id: int, *, start: int = 0) -> dict[int, str]:
+        """Add many deals with a contact each, numbered from `start`; return the emails by deal."""
+        emails = [f"person{number:05d}@crowd.example" for number in range(start, start + count)]
+        return {
+            self.add_deal(
+                f"Deal of {email}", status_id, price=100, contact_ids=[self.add_contact(f"Person {email}", [email])]
+            ): email
+            for email in emails
+        }
+
     def move(self, deal_id: int, status_id: int, pipeline_id: int | None = None, *, by: int = seed.OWNER) -> None:
         """Move a deal to a stage, as a person does (`by` 0 = a robot)."""
         self._move([deal_id], status_id, pipeline_id, by, 1)
@@ -398,5 +408,5 @@ class Kommo(Vendor):
 
 
 def _with_request_id(response: Response) -> Response:
-    response.headers["X-Request-Id"] = uuid.uuid4().hex
+    response.headers["X-Request-Id"] = f"{random.getrandbits(128):032x}"
     return response

@@ -111,6 +111,10 @@ class Ortto(Vendor):
             copied: dict[str, Any] = json.loads(json.dumps(found))
         return copied
 
+    def may_sleep(self) -> bool:
+        """Say whether a call may sleep now."""
+        return super().may_sleep() or self.switches.merge_seconds > 0
+
     def reset(self) -> None:
         """Restore the seeded account; key and target stay, as what a user set up once."""
         super().reset()

@@ -414,6 +414,16 @@ def test_a_connection_that_takes_too_long_has_carried_nothing(
     }
 
 
+def test_a_proxy_of_the_environment_is_used(make: Callable[..., Http], monkeypatch: pytest.MonkeyPatch) -> None:
+    with vendor(lambda connection, _: connection.sendall(OK)) as (url, received):
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert make("http://vendor.invalid").get("/a") == {}
+
+    assert received[0].startswith(b"GET http://vendor.invalid/a HTTP/1.1\r\n")
+
+
 def hang(connection: socket.socket, _: bytes) -> None:
     while connection.recv(65536):  # until the other side gives up
         pass

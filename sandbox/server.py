@@ -45,6 +45,8 @@ class Server:
         self.app = app
         self.may_sleep = may_sleep
         self.connections: set[asyncio.Transport] = set()
+        self.busy: set[Connection] = set()
+        """Those whose request is being answered, be their callers still there or not."""
         self._server = _run(_loop().create_server(lambda: Connection(self), host, port, backlog=1024))
         self.url = f"http://{host}:{self._server.sockets[0].getsockname()[1]}"
 
@@ -93,6 +95,7 @@ class Connection(asyncio.Protocol):
         if environ is None:
             return
         self._busy = True
+        self._server.busy.add(self)
         environ[SHARED] = not self._server.may_sleep()
         if environ[SHARED]:
             self._work(environ)
@@ -140,6 +143,7 @@ class Connection(asyncio.Protocol):
         loop.call_soon_threadsafe(loop.call_later, environ.get(DELAY, 0.0), self._answer, environ, answer)
 
     def _answer(self, environ: Environ, answer: bytes) -> None:
+        self._server.busy.discard(self)
         if not environ.get(DROP):
             self._transport.write(answer)
         last = environ["SERVER_PROTOCOL"] == "HTTP/1.0" or environ.get("HTTP_CONNECTION", "").lower() == "close"

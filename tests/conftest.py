@@ -11,7 +11,7 @@ from alone import turn
 from databases import Postgresql, running_postgresql
 from flask import Flask
 from flask.testing import FlaskClient
-from support import GENEROUS_SECONDS, SECRET, Door, Service, environment
+from support import GENEROUS_SECONDS, SECRET, Service, environment, wait_until_nobody_is_inside
 
 from app import EXTENSION, create_app, settings
 from app.settings import Settings
@@ -38,14 +38,8 @@ def running_town() -> Iterator[Town]:
         yield town
 
 
-@pytest.fixture(scope="session")
-def doors(running_town: Town) -> list[Door]:
-    """The doors of all vendors."""
-    return [Door(vendor) for vendor in running_town.vendors.values()]
-
-
 @pytest.fixture
-def town(running_town: Town, doors: list[Door]) -> Iterator[Town]:
+def town(running_town: Town) -> Iterator[Town]:
     """The town as it was seeded, sending webhooks nowhere."""
     running_town.reset()
     running_town.encharge.target = None
@@ -53,8 +47,8 @@ def town(running_town: Town, doors: list[Door]) -> Iterator[Town]:
     yield running_town
     assert running_town.courier.wait(GENEROUS_SECONDS)
     # A service may have been killed while a vendor was at work for it: the next test is not to see what it did.
-    for door in doors:
-        door.wait_until_nobody_is_inside()
+    for vendor in running_town.vendors.values():
+        wait_until_nobody_is_inside(vendor)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from app.journal.errors import JournalError
 from app.journal.history import EventStory, JobStory, Search
-from app.journal.store import Journal, Pause, Progress, Recorded, Settlement
+from app.journal.recording import Recorded
+from app.journal.store import Journal, Pause, Progress, Settlement
 
 __all__ = [
     "EventStory",

@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection
 
 from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response, Seen, SeenClick, Source
 from app.journal import statements as sql
-from app.journal.rows import read_activity, read_response, read_steps
+from app.journal.rows import Row, read_activity, read_response, read_steps
 
 LONGEST_CAMPAIGN = 200  # characters by which campaigns are told apart
 AHEAD_SECONDS = 300  # how far a platform's clock may be ahead of ours
 
 
-def remember(connection: Connection, upserts: sql.Upserts, event: Event, who: str, now: float) -> None:
-    """Note what a person did, once; `who` is their address or what stands for it, "" if nothing is known yet.
+def remember(connection: Connection, upserts: sql.Upserts, people: Iterable[tuple[Event, str, float]]) -> None:
+    """Note what people did, once each: the event, who it was, and when it came.
 
-    What a machine did is nothing that the person did.
+    Who: their address or what stands for it, "" if nothing is known yet. What a machine did, they did not do.
     """
-    activity = event.data
-    if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
-        return
-    # Consent dated years ahead could not be changed any more, and nobody would be quiet until then.
-    at = min(event.occurred_at or now, now + AHEAD_SECONDS)
-    campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
-    sighting = {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
-    connection.execute(upserts.sight, sighting)
-    if event.kind in CONSENT_KINDS and "@" in who:
-        said = {
-            "email": who,
-            "source": event.source.value,
-            "unsubscribed": int(event.kind == Kind.UNSUBSCRIBED),
-            "at": at,
-            "event_id": event.id,
-        }
-        connection.execute(upserts.set_consent if event.occurred_at else upserts.set_consent_now, said)
+    sightings: list[Row] = []
+    timed: list[Row] = []
+    untimed: list[Row] = []
+    for event, who, now in people:
+        activity = event.data
+        if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
+            continue
+        # Consent dated years ahead could not be changed any more, and nobody would be quiet until then.
+        at = min(event.occurred_at or now, now + AHEAD_SECONDS)
+        campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
+        sightings.append(
+            {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
+        )
+        if event.kind in CONSENT_KINDS and "@" in who:
+            said = {
+                "email": who,
+                "source": event.source.value,
+                "unsubscribed": int(event.kind == Kind.UNSUBSCRIBED),
+                "at": at,
+                "event_id": event.id,
+            }
+            (timed if event.occurred_at else untimed).append(said)
+    for statement, rows in (
+        (upserts.sight, sightings),
+        (upserts.set_consent, timed),
+        (upserts.set_consent_now, untimed),
+    ):
+        if rows:
+            connection.execute(statement, rows)
 
 
 def seen(connection: Connection, event_id: int, moments: float) -> Seen:

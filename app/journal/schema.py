@@ -51,6 +51,11 @@ def _sqlite(url: URL) -> tuple[Engine, Engine]:
 
     @event.listens_for(writer, "begin")
     def begin(connection: Any) -> None:
+        # In WAL mode NORMAL does not wait for the disk; the next FULL commit takes what came before it along.
+        wanted = "FULL" if _durable(connection) else "NORMAL"
+        if connection.info.get("synchronous", "FULL") != wanted:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {wanted}")
+            connection.info["synchronous"] = wanted
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return writer, reader
@@ -70,8 +75,15 @@ def _postgresql(url: URL) -> tuple[Engine, Engine]:
     @event.listens_for(writer, "begin")
     def begin(connection: Any) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_TURN})")
+        if not _durable(connection):
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
     return writer, reader
+
+
+def _durable(connection: Any) -> bool:
+    """Say whether what is about to be written must be on disk when the commit returns."""
+    return bool(connection.get_execution_options().get("durable", True))
 
 
 def upgrade(engine: Engine) -> None:

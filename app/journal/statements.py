@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.events import Kind
+from app.events import LOGGED, Kind, Lane
 from app.journal.tables import consents, cooldowns, events, jobs, lanes, sightings, webhooks
 
 # Spelled out, not bound: SQLite uses a partial index only for a literal condition.
@@ -39,11 +39,24 @@ def now() -> ColumnElement[float]:
 
 # -- webhooks in --
 
-FIND_EVENT = select(events.c.id).where(events.c.dedupe_key == bindparam("dedupe_key_"))
+FIND_EVENTS = select(events.c.id, events.c.dedupe_key).where(
+    events.c.dedupe_key.in_(bindparam("dedupe_keys", expanding=True))
+)
+LATEST_OF_SCOPES = select(cooldowns).where(cooldowns.c.key.in_(bindparam("keys", expanding=True)))
 LATEST_OF_SCOPE = select(cooldowns.c.holder, cooldowns.c.until).where(cooldowns.c.key == bindparam("key_"))
 HOLDER = select(cooldowns.c.holder).where(cooldowns.c.key == bindparam("key_"))
-ADD_WEBHOOK = insert(webhooks).returning(webhooks.c.id)
-ADD_EVENT = insert(events).returning(events.c.id)
+LOGGED_DEALS = (
+    select(jobs.c.order_key)
+    .join(events, events.c.id == jobs.c.event_id)
+    .where(
+        jobs.c.order_key.in_(bindparam("order_keys", expanding=True)),
+        jobs.c.lane == literal_column(f"'{Lane.RESOLVE}'"),
+        events.c.dedupe_key.startswith(LOGGED),
+    )
+    .distinct()
+)
+ADD_WEBHOOKS = insert(webhooks).returning(webhooks.c.id, sort_by_parameter_order=True)
+ADD_EVENTS = insert(events).returning(events.c.id, sort_by_parameter_order=True)
 ADD_JOB = insert(jobs)
 
 # -- jobs --

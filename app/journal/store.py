@@ -13,22 +13,20 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Executable, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from app.events import EmailActivity, Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
-from app.journal import history, memory, schema, twins
+from app.events import Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
+from app.journal import history, memory, recording, schema
 from app.journal import statements as sql
 from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
 from app.journal.history import EventStory, Search
+from app.journal.recording import Recorded, Told
 from app.journal.rows import (
     Row,
     context_text,
-    event_row,
-    first_job_row,
     job_row,
     read_job,
     read_steps,
     steps_text,
-    webhook_row,
 )
 from app.journal.tables import cooldowns, events, jobs, sightings, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
@@ -39,18 +37,6 @@ LEASE_SECONDS = 60.0
 FAR_AHEAD = 1e12  # later than any time
 PURGE_LIMIT = 5_000  # events a transaction
 MEMORY_SECONDS = 365 * 86400.0  # for how long beyond events what people did is remembered
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """An event as the journal has it: new, or the first one of which this is a duplicate.
-
-    `refused`: why there is nothing to do for it, if that was clear from the start.
-    """
-
-    event: Event
-    duplicate: bool = False
-    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,30 +115,26 @@ class Journal:
         recorded before any job of it can be claimed by this process. `rehearse`: only say what would be recorded.
         """
 
-        def work(connection: Connection) -> list[Recorded]:
-            webhook_id: int | None = None
-            recorded = []
-            twins_of = _logged_twins(connection, [event for event, _ in found], now)
-            for event, refusal in found:
-                first = _repeated(connection, event, now, twins_of)
-                if first is not None:
-                    recorded.append(Recorded(replace(event, id=first), duplicate=True))
-                    continue
-                if webhook_id is None:
-                    webhook_id = connection.execute(sql.ADD_WEBHOOK, webhook_row(webhook, now)).scalar_one()
-                event_id = self._add_event(connection, event, webhook_id, now)
-                connection.execute(sql.ADD_JOB, first_job_row(event_id, event.order_key, refusal, now))
-                kept = replace(event, id=event_id, received_at=now)
-                memory.remember(connection, self._upserts, kept, _address(event), now)
-                recorded.append(Recorded(kept, refused=refusal or ""))
-            if rehearse:
-                raise _RehearsedError(recorded)
-            return recorded
+        told = Told(webhook, found, now)
+        if rehearse:
+            try:
+                return self._writer.run("rehearse", lambda connection: self._rehearse(connection, told))
+            except _RehearsedError as rehearsed:
+                return rehearsed.recorded
+        if any(event.logged for event, _ in found):
+            return self._writer.run(
+                "record a log",
+                lambda connection: self._record(connection, [told])[0],
+                committed=committed,
+                seconds=seconds,
+            )
+        return self._writer.run_together("record", self._record, told, committed=committed, seconds=seconds)
 
-        try:
-            return self._writer.run("record", work, committed=committed, seconds=seconds)
-        except _RehearsedError as rehearsed:
-            return rehearsed.recorded
+    def _record(self, connection: Connection, batch: Sequence[Told]) -> list[list[Recorded]]:
+        return recording.record(connection, self._upserts, batch)
+
+    def _rehearse(self, connection: Connection, told: Told) -> list[Recorded]:
+        raise _RehearsedError(self._record(connection, [told])[0])
 
     # -- jobs --
 
@@ -181,14 +163,15 @@ class Journal:
         # A look costs little; taking the write lock for nothing would slow everybody.
         if self._scalar(sql.ANYTHING_CLAIMABLE, due) is None:
             return []
-        return self._writer.run("claim", work)
+        return self._writer.run("claim", work, durable=False)
 
     def renew(self, held: Sequence[Job], *, now: float) -> bool:
         """Extend the leases of jobs that are still being carried out; False if some are not ours any more."""
         renewal = {"job_ids": [job.id for job in held], "holder": self.owner, "until_": now + LEASE_SECONDS}
-        return self._writer.run("renew", lambda connection: connection.execute(sql.RENEW, renewal).rowcount) == len(
-            held
+        renewed = self._writer.run(
+            "renew", lambda connection: connection.execute(sql.RENEW, renewal).rowcount, durable=False
         )
+        return renewed == len(held)
 
     @property
     def lease_seconds(self) -> float:
@@ -239,7 +222,7 @@ class Journal:
         def work(connection: Connection) -> bool:
             return connection.execute(self._upserts.claim_cooldown, claim).first() is not None
 
-        return self._writer.run("claim_cooldown", work)
+        return self._writer.run("claim_cooldown", work, durable=False)
 
     def free_cooldown(self, key: str, job: Job) -> None:
         """Give back a cooldown that a job claimed for nothing."""
@@ -263,12 +246,9 @@ class Journal:
         known = set(self._read(lambda connection: connection.scalars(sql.SIGHTED, {"event_ids": list(ids)}).all()))
         new = [job for job in batch if job.event.id not in known and people.get(job.id)]
 
-        def note(connection: Connection) -> None:
-            for job in new:
-                memory.remember(connection, self._upserts, job.event, people[job.id], job.event.received_at)
-
         if new:
-            self._writer.run("remember", note)
+            noted = [(job.event, people[job.id], job.event.received_at) for job in new]
+            self._writer.run("remember", lambda connection: memory.remember(connection, self._upserts, noted))
         found: dict[int, Seen] = self._read(
             lambda connection: {job.id: memory.seen(connection, job.event.id, moments) for job in batch}
         )
@@ -295,7 +275,7 @@ class Journal:
         """Let go of jobs that are not carried out any more, so that nobody waits for their leases to end."""
         ours = [{"job_id": job.id, "holder": self.owner} for job in held]
         if ours:
-            self._writer.run("release", lambda connection: connection.execute(sql.RELEASE, ours))
+            self._writer.run("release", lambda connection: connection.execute(sql.RELEASE, ours), durable=False)
 
     def hurry(self, lane: Lane, *, now: float) -> None:
         """Make the jobs of a lane due that wait for another attempt: their vendor is back."""
@@ -371,7 +351,7 @@ class Journal:
             connection.execute(self._upserts.set_calls, {"vendor": vendor, "calls": budget.text()})
             return result
 
-        return self._writer.run(name, work)
+        return self._writer.run(name, work, durable=False)
 
     # -- long walks --
 
@@ -413,7 +393,7 @@ class Journal:
             connection.execute(self._upserts.set_scope, turn)
             return True
 
-        return self._writer.run("take_turn", work)
+        return self._writer.run("take_turn", work, durable=False)
 
     def end_turn(self, name: str) -> None:
         """Let another process have its turn."""
@@ -478,18 +458,6 @@ class Journal:
     def _scalar(self, statement: Any, parameters: Mapping[str, object]) -> Any:
         return self._read(lambda connection: connection.execute(statement, parameters).scalar())
 
-    def _add_event(self, connection: Connection, event: Event, webhook_id: int, now: float) -> int:
-        event_id: int = connection.execute(sql.ADD_EVENT, event_row(event, webhook_id, now)).scalar_one()
-        # What a log tells late is not what the deal's next webhook has to be compared with.
-        if event.repeat is not None and (not event.logged or twins.is_latest(connection, event)):
-            latest = {
-                "key": _scope(event.repeat.scope),
-                "holder": f"{event_id} {event.repeat.fingerprint}",
-                "until": now,
-            }
-            connection.execute(self._upserts.set_scope, latest)
-        return event_id
-
     def _ours(self, connection: Connection, job_ids: Iterable[int]) -> set[int]:
         """Return which jobs are still ours (fencing): in this transaction nobody can take one over."""
         wanted = {"job_ids": list(job_ids), "holder": self.owner}
@@ -523,45 +491,5 @@ def _execute(connection: Connection, statement: Executable, rows: Sequence[Row])
         connection.execute(statement, rows)
 
 
-def _address(event: Event) -> str:
-    return (isinstance(event.data, EmailActivity) and event.data.email) or ""
-
-
 def _holder(job: Job) -> str:
     return f"job:{job.id}"
-
-
-def _scope(scope: str) -> str:
-    return f"repeat:{scope}"
-
-
-def _logged_twins(connection: Connection, batch: Sequence[Event], now: float) -> dict[str | None, int]:
-    """Return the ids of the events that webhooks made of a log's entries, by the entries' keys."""
-    fresh = [
-        event
-        for event in batch
-        if event.logged and connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar() is None
-    ]
-    found = twins.pair(connection, fresh, now)
-    return {fresh[place].dedupe_key: event_id for place, event_id in found.items()}
-
-
-def _repeated(connection: Connection, event: Event, now: float, twins_of: Mapping[str | None, int]) -> int | None:
-    """Return the id of the event that this one repeats, or None."""
-    if event.dedupe_key:
-        found: int | None = connection.execute(sql.FIND_EVENT, {"dedupe_key_": event.dedupe_key}).scalar()
-        if found is not None:
-            return found
-    if event.logged:
-        return twins_of.get(event.dedupe_key)
-    twin = twins.pair(connection, [event], now).get(0)
-    if twin is not None or event.repeat is None:
-        return twin
-    latest = connection.execute(sql.LATEST_OF_SCOPE, {"key_": _scope(event.repeat.scope)}).first()
-    if latest is None:
-        return None
-    event_id, fingerprint = latest.holder.split(" ", 1)
-    # Measured from the earlier event, with the window of this one: the two may differ.
-    if fingerprint == event.repeat.fingerprint and latest.until + event.repeat.seconds > now:
-        return int(event_id)
-    return None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,16 +20,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.journal.errors import JournalError, words
 
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741 - an item
 
 GROUP_LIMIT = 256
 WRITE_SECONDS = 10.0
 
 
+Work = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+
+
 @dataclass
 class _Write:
     name: str
-    work: Callable[[Connection], Any]
+    work: Work
+    item: Any
+    durable: bool
     committed: Callable[[Any], None]
+    together: bool = False
     future: Future[Any] = field(default_factory=Future)
     abandoned: bool = False
     result: Any = None
@@ -47,6 +55,7 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._hasty = engine.execution_options(durable=False)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
@@ -58,24 +67,43 @@ class Writer:
         *,
         committed: Callable[[T], None] = lambda result: None,
         seconds: float = WRITE_SECONDS,
+        durable: bool = True,
     ) -> T:
         """Run `work` in a transaction and return its result once that is committed; `name` says what it is.
 
         `committed` is called with the result after the commit and before any later write: what it registers is
         there before anybody can act on what was written. Raises JournalError if the write failed or was not
-        committed within `seconds` (it may still be, later).
+        committed within `seconds` (it may still be, later). What is not `durable` need not be on disk when this
+        returns: a power cut may undo it, but never without all that was written later.
         """
-        write = _Write(name, work, committed)
+        write = _Write(name, lambda connection, _: [work(connection)], None, durable, committed)
+        result: T = self._wait_for(write, seconds)
+        return result
+
+    def run_together(
+        self,
+        name: str,
+        work: Callable[[Connection, Sequence[I]], Sequence[T]],
+        item: I,
+        *,
+        committed: Callable[[T], None] = lambda result: None,
+        seconds: float = WRITE_SECONDS,
+    ) -> T:
+        """Like `run`, for work that is done at once for the items of all who ask for it by this name."""
+        write = _Write(name, work, item, True, committed, together=True)
+        result: T = self._wait_for(write, seconds)
+        return result
+
+    def _wait_for(self, write: _Write, seconds: float) -> Any:
         self._queue.put(write)
         try:
-            result: T = write.future.result(seconds)
+            return write.future.result(seconds)
         except TimeoutError as error:
             # If its turn has not come it will not be written; else it may be, and nobody is to hear of it.
             write.abandoned = not write.future.cancel()
             raise JournalError(f"the journal did not commit within {seconds:g} s") from error
         except SQLAlchemyError as error:
             raise JournalError(f"the journal cannot be written: {words(error)}") from error
-        return result
 
     def close(self) -> None:
         """Commit what has been asked for and stop."""
@@ -124,25 +152,31 @@ class Writer:
                 write.future.set_exception(write.error)
 
     def _all_or_nothing(self, group: list[_Write]) -> None:
-        with self._engine.begin() as connection:
-            for write in group:
+        with self._begin(group) as connection:
+            for part in _parts(group):
                 try:
-                    write.result = write.work(connection)
+                    results = part[0].work(connection, [write.item for write in part])
                 except Exception as error:
                     if len(group) == 1:
                         raise
                     raise _Failed from error
+                for write, result in zip(part, results, strict=True):
+                    write.result = result
 
     def _each_by_itself(self, group: list[_Write]) -> None:
-        with self._engine.begin() as connection:
+        with self._begin(group) as connection:
             for write in group:
                 self._attempt(connection, write)
+
+    def _begin(self, group: Sequence[_Write]) -> AbstractContextManager[Connection]:
+        engine = self._engine if any(write.durable for write in group) else self._hasty
+        return engine.begin()
 
     @staticmethod
     def _attempt(connection: Connection, write: _Write) -> None:
         try:
             with connection.begin_nested():
-                write.result = write.work(connection)
+                (write.result,) = write.work(connection, [write.item])
         except Exception as error:  # one caller's failure must not undo the others' writes
             write.error = error
             if not _in_transaction(connection):
@@ -155,6 +189,14 @@ class Writer:
             write.committed(write.result)
         except Exception as error:  # noqa: BLE001 - its caller hears it; the writer goes on
             write.error = error
+
+
+def _parts(group: Sequence[_Write]) -> list[list[_Write]]:
+    """Return a group's writes, those that are done at once together, at the place of their first one."""
+    parts: dict[object, list[_Write]] = {}
+    for write in group:
+        parts.setdefault(write.name if write.together else id(write), []).append(write)
+    return list(parts.values())
 
 
 def _in_transaction(connection: Connection) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -30,6 +31,9 @@ POLL_SECONDS = 1.0  # how soon a job is seen that another process wrote or let g
 RENEW_SECONDS = 15.0
 LONG_STREAK = 3  # failed batches in a row that are an outage: after it, what waits is tried at once
 PURGE_SECONDS = 3600.0
+CROWD = 8  # webhooks that are written down at once: more than that is a burst
+CROWD_SECONDS = 0.3  # how long a burst may keep the first batch waiting
+CROWD_LOOK_SECONDS = 0.01
 STOP_SECONDS = 20.0  # less than gunicorn's grace
 
 
@@ -58,6 +62,7 @@ class Dispatcher:
         self._clock = clock
         self._waits: dict[int, Wait] = {}  # by event id
         self._waits_lock = threading.Lock()
+        self._coming = 0  # webhooks that are being written down
         self._watch = ClockWatch()
         self._set_back = False
         self._stopping = threading.Event()
@@ -80,8 +85,25 @@ class Dispatcher:
             with self._waits_lock:
                 self._waits.update(dict.fromkeys(receipts[0].wait.open, receipts[0].wait))
 
-        self._journal.record(webhook, found, now=self._clock(), committed=expect, seconds=seconds)
+        with self._coming_in():
+            self._journal.record(webhook, found, now=self._clock(), committed=expect, seconds=seconds)
         return receipts[0]
+
+    @contextmanager
+    def _coming_in(self) -> Iterator[None]:
+        with self._waits_lock:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._waits_lock:
+                self._coming -= 1
+
+    def let_in(self) -> None:
+        """Wait a moment while many webhooks are being written down: they are answered sooner, and make one batch."""
+        deadline = time.monotonic() + CROWD_SECONDS
+        while self._coming > CROWD and time.monotonic() < deadline:
+            self._stopping.wait(CROWD_LOOK_SECONDS)
 
     def _forget(self, receipt: Receipt) -> None:
         with self._waits_lock:
@@ -294,6 +316,8 @@ class Carrier:
             # Not the time until its end: another process may end it sooner.
             self._dispatcher.stopping.wait(min(POLL_SECONDS, max(0.01, pause.until - self._clock())))
             return True
+        if self._lane == Lane.RESOLVE:
+            self._dispatcher.let_in()
         batch = self._claim()
         if not batch:
             return False

@@ -17,6 +17,7 @@ bind = f"{told.web_host}:{told.web_port}"
 worker_class = "gthread"
 workers = 1  # one process carries the load; PostgreSQL and more replicas are the way to scale out
 threads = told.web_threads
+worker_connections = 4000  # a bulk action brings a thousand at once, and open ones count
 # The reply budget is 1.5 s; a worker that does not move for this long is stuck.
 timeout = 60
 graceful_timeout = 30

@@ -32,7 +32,7 @@ COMMITS = (
 POINTS = tuple((name, when) for name in COMMITS for when in ("before", "after"))
 REACH_SECONDS = 4.0  # how long the processes may take to reach the commit at which one is to die
 AN_HOUR = 3600
-EVENTS_AT_ONCE = 8  # calls to Encharge's ingest that a process has in the air at most
+EVENTS_AT_ONCE = 20  # calls to Encharge's ingest that a process has in the air at most
 
 # Some commits come only when something is wrong: what to do to Ortto, and for how long.
 PROVOCATIONS: Mapping[str, tuple[float, dict[str, object]]] = {

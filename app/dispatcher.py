@@ -100,7 +100,7 @@ class Dispatcher:
                 self._coming -= 1
 
     def let_in(self) -> None:
-        """Wait a moment while many webhooks are being written down: they are answered sooner, and make one batch."""
+        """Wait a moment while many webhooks are written down: they are answered sooner, and make one batch."""
         deadline = time.monotonic() + CROWD_SECONDS
         while self._coming > CROWD and time.monotonic() < deadline:
             self._stopping.wait(CROWD_LOOK_SECONDS)

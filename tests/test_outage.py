@@ -32,13 +32,14 @@ from support import (
     stage_hook,
 )
 
+from app.flows.stage_changes import EVENTS_AT_ONCE
 from sandbox.town import Town
 
 ANSWER_SECONDS = 8.0  # it is 2, and the machine may be slow; who waits for a vendor that hangs, waits for 10
 QUICK_SECONDS = 3.0  # the same for the quickest of several
 MARTA = 40_518_833
 CLICK = {"event": "email_link_clicked", "email": "marta.keller@northbay-logistics.example", "event_id": "c1"}
-PEOPLE, INGEST, ACTIVITIES = ("encharge", "/v1/people"), ("ingest", "/v1"), ("ortto", "/v1/activities/create")
+INGEST, ACTIVITIES = ("ingest", "/v1"), ("ortto", "/v1/activities/create")
 LEADS = ("kommo", "/api/v4/leads")
 
 
@@ -83,7 +84,7 @@ def stages_of(town: Town, name: str) -> list[str]:
 
 
 HANGS = {
-    PEOPLE: (activities_of, ["negotiation", "Qualification"]),
+    INGEST: (activities_of, ["negotiation", "Qualification"]),
     ACTIVITIES: (events_of, ["qualified", "Negotiation"]),
     LEADS: (None, ["negotiation", "Negotiation"]),
 }
@@ -126,7 +127,7 @@ def hang(
         assert stages_of(town, "marta") == stages
 
 
-@pytest.mark.parametrize("held", [PEOPLE, INGEST, ACTIVITIES], ids=["encharge", "ingest", "ortto"])
+@pytest.mark.parametrize("held", [INGEST, ACTIVITIES], ids=["encharge", "ortto"])
 def test_stages_arrive_in_their_order_though_the_first_was_held_back(
     held: tuple[str, str], service: Service, town: Town
 ) -> None:
@@ -222,7 +223,7 @@ def test_what_failed_once_arrives_once(fault: str, service: Service, town: Town)
     # In its own words Ortto says when to come again, and Kommo's always ask for five minutes.
     town.ortto.switch(try_in_seconds=2)
     town.kommo.switch(rate_html=True)
-    for vendor, path in (LEADS, ("kommo", "/api/v4/tasks"), PEOPLE, INGEST, ACTIVITIES):
+    for vendor, path in (LEADS, ("kommo", "/api/v4/tasks"), INGEST, ACTIVITIES):
         # The write of a task, not the reading of those there are.
         method = "POST" if path.endswith("tasks") else ""
         town.vendors[vendor].faults.add(path=path, method=method, **wrong)
@@ -258,7 +259,7 @@ def owed(service: Service) -> list[tuple[Any, ...]]:
 
 def _assert_waited(town: Town, seconds: float) -> None:
     """After a 429, nothing may be sent to that vendor for as long as it asked."""
-    for name in ("kommo", "encharge", "ortto"):
+    for name in ("kommo", "ingest", "ortto"):
         calls = list(town.vendors[name].calls)
         refused = [number for number, call in enumerate(calls) if call.status == 429]
         assert refused, name
@@ -314,7 +315,7 @@ ONLY_ORTTO = [("encharge", "done"), ("ortto", "pending"), ("resolve", "done")]
     [
         pytest.param("kommo", 401, [("resolve", "pending")], id="kommo 401"),
         pytest.param("kommo", 402, [("resolve", "pending")], id="kommo 402"),
-        pytest.param("encharge", 401, ONLY_ENCHARGE, id="encharge 401"),
+        pytest.param("ingest", 401, ONLY_ENCHARGE, id="encharge 401"),
         pytest.param("ortto", 401, ONLY_ORTTO, id="ortto 401"),
         pytest.param("ortto", 403, ONLY_ORTTO, id="ortto 403"),
     ],
@@ -338,7 +339,7 @@ def test_a_key_that_is_refused_pauses_its_vendor_and_loses_nothing(
     assert (event["status"], str(status) in event["reason"]) == ("accepted", True)
     eventually(lambda: rows(env, "SELECT lane, state FROM jobs ORDER BY lane") == expected)
     ((paused, until, reason),) = rows(env, "SELECT vendor, paused_until, reason FROM lanes WHERE paused_until > 0")
-    assert (paused, until) == (vendor, pytest.approx(time.time() + 300, abs=60))
+    assert (paused, until) == (vendor.replace("ingest", "encharge"), pytest.approx(time.time() + 300, abs=60))
     assert f"answered {status}" in reason
     calls = len(town.vendors[vendor].calls)
     began = time.monotonic()
@@ -458,6 +459,6 @@ def test_a_service_killed_in_the_middle_of_a_burst_loses_nothing_it_answered(
     assert sorted(person["email"] for person in found["encharge_people"]) == emails
     # What was under way when the power went may have been done, 8 at once, and Encharge cannot tell a repeat.
     assert {event["email"] for event in found["encharge_events"]} == set(emails)
-    assert len(found["encharge_events"]) <= 50 + 8
+    assert len(found["encharge_events"]) <= 50 + EVENTS_AT_ONCE
     if env["DATABASE_URL"].startswith("sqlite"):
         assert rows(env, "PRAGMA integrity_check") == [("ok",)]

@@ -162,11 +162,9 @@ class Plot:
                 return "no: a field"
         return None
 
-    def refused_by_encharge(self, method: str, path: str, body: Any) -> str | None:
-        people = {person["email"] for person in body}
-        return "no: a person" if self.emails[self.unfit] in people else None
-
     def refused_by_ingest(self, method: str, path: str, body: Any) -> str | None:
+        if body["user"]["email"] == self.emails[self.unfit]:
+            return "no: a person"
         return "no: an event" if _change_of(body["properties"]) in self.no_events else None
 
     def refused_by_ortto(self, method: str, path: str, body: Any) -> str | None:
@@ -208,7 +206,6 @@ def plot(town: Town, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Plot:
     plot = Plot(add_deals(town, DEALS, QUALIFIED))
     made = {
         "kommo": Script(sequences(random.Random(SEED + 1), 0.15), plot.refused_by_kommo),
-        "encharge": Script(sequences(random.Random(SEED + 2), 0.15), plot.refused_by_encharge),
         "ingest": Script((), plot.refused_by_ingest, plot.list_of),
         "ortto": Script(sequences(random.Random(SEED + 3), 0.15), plot.refused_by_ortto),
     }

@@ -22,11 +22,13 @@ ARRIVALS = [
 ] + [
     "Kommo: a task for the deal's owner, due in 2 hours",
     "Kommo: a note on the deal",
-    "Kommo: a second note on the deal, and still one task",
-    "Kommo: a third note on the deal",
+    "Kommo: the click stands in the same note, and there is still one task",
+    "Kommo: a second note on the deal",
     "Kommo: the deal's field “Last email activity”",
     "Kommo: the contact is tagged “Email Unsubscribed”",
     "Kommo: the deal's field “Email status” is Unsubscribed",
+    "Kommo: the tag is gone",
+    "Kommo: the field is Subscribed",
 ]
 
 

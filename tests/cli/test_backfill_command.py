@@ -231,6 +231,7 @@ def test_relative_times_are_one_order_when_they_are_said_again(
     monkeypatch.setattr(
         town.encharge.faults, "take", lambda method, path: Fault(status=401) if next(calls) == 3 else None
     )
+    monkeypatch.setattr(town.encharge.faults, "any", lambda: True)
     assert run("--since", "9999d").exit_code == 1
     now = time.time() + 3600
     monkeypatch.setattr(time, "time", lambda: now)

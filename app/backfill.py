@@ -36,7 +36,7 @@ from app.events import (
     Webhook,
     stage_repeat,
 )
-from app.flows import deliver, read_by_halves
+from app.flows import Size, deliver, read_by_halves
 from app.flows.resolve import company_id_of
 from app.journal import Journal, Search
 from app.mapping import Rules
@@ -179,6 +179,7 @@ class Backfill:
         self._rules = rules
         self._journal = journal
         self._upserts = upserts
+        self._sizes = {lane: Size(PEOPLE_A_CALL) for lane in upserts}
         self._order = order
         self._key = f"{order.key}:{'+'.join(upserts)}"  # a platform that is switched on later gets all of it
         self._audience = audience
@@ -366,7 +367,7 @@ class Backfill:
     def _upsert(self, lane: Lane, people: Sequence[StageNews], tally: Tally) -> None:
         """Write persons. Raises ApiError if the vendor is not to be had; what it has said is not asked again."""
         waiting = [person for person in people if self._said.get((lane, person.email), ())[:1] != (person,)]
-        errors = deliver(waiting, partial(self._try, lane), PEOPLE_A_CALL)
+        errors = deliver(waiting, partial(self._try, lane), self._sizes[lane])
         passing = None
         for person, error in zip(waiting, errors, strict=True):
             if error and error.fault != Fault.REFUSED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Protocol, TypeVar
 
 from app.clients.errors import ApiError, Fault
@@ -101,8 +102,24 @@ class Flow(Protocol):
         """
 
 
+class Size:
+    """How many items go into a call: `most`, fewer after one that was too heavy for the vendor (504), then more."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.now = most
+
+    def shrink(self) -> None:
+        """Halve it: the attempt that failed comes again, and must not be as heavy."""
+        self.now = max(1, self.now // 2)
+
+    def grow(self) -> None:
+        """Let a call that went well make the next one larger."""
+        self.now = min(self._most, self.now * 2)
+
+
 def deliver(
-    items: Sequence[Item], call: Callable[[Sequence[Item]], Iterable[str] | None], size: int
+    items: Sequence[Item], call: Callable[[Sequence[Item]], Iterable[str] | None], size: Size
 ) -> list[ApiError | None]:
     """Call a vendor with as many items at once as it takes; return what went wrong with each, or None.
 
@@ -110,21 +127,26 @@ def deliver(
     the bad item stands alone. After a failure that is no item's fault, nothing more is called: the rest shares it.
     """
     errors: list[ApiError | None] = []
-    for start in range(0, len(items), size):
-        part = items[start : start + size]
+    start = 0
+    while start < len(items):
+        part = items[start : start + size.now]
+        start += len(part)
         try:
             refusals = call(part)
         except ApiError as error:
+            if error.status == HTTPStatus.GATEWAY_TIMEOUT:
+                size.shrink()
             if error.fault != Fault.REFUSED:
-                return [*errors, *[error] * (len(items) - start)]
+                return [*errors, *[error] * (len(items) - len(errors))]
             if len(part) == 1:
                 errors.append(error)
                 continue
-            errors += deliver(part, call, (len(part) + 1) // 2)
+            errors += deliver(part, call, Size((len(part) + 1) // 2))
             passing = next((item for item in errors if item and item.fault != Fault.REFUSED), None)
             if passing:
                 return [*errors, *[passing] * (len(items) - len(errors))]
         else:
+            size.grow()
             words = list(refusals or [""] * len(part))
             errors += [ApiError(word, fault=Fault.REFUSED) if word else None for word in words]
     return errors
@@ -135,13 +157,15 @@ def read_by_halves(
 ) -> tuple[dict[int, Entity], dict[int, ApiError]]:
     """Read entities; return those found, and the errors of those that the vendor refuses to read.
 
-    One id that is refused must not stop the others. Raises ApiError if it is nobody's fault.
+    One id that is refused must not stop the others, nor a page that is too heavy (504). Raises ApiError if it is
+    nobody's fault.
     """
     wanted = sorted(set(ids))
     try:
         return dict(read(wanted)), {}
     except ApiError as error:
-        if error.fault != Fault.REFUSED:
+        too_heavy = error.status == HTTPStatus.GATEWAY_TIMEOUT and len(wanted) > 1
+        if error.fault != Fault.REFUSED and not too_heavy:
             raise
         if len(wanted) == 1:
             return {}, {wanted[0]: error}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from app.clients.errors import ApiError
 from app.clients.kommo import Change
 from app.events import Action, Contact, Lead
-from app.flows import Ledger, Result, deliver, read_by_halves
+from app.flows import Ledger, Result, Size, deliver, read_by_halves
 from app.flows.todo import Todo
 
 WRITES_A_CALL = 50  # Kommo takes 250 and recommends 50 or fewer
@@ -51,6 +51,7 @@ class Changes:
         self._kind = kind
         self._read = read
         self._update = update
+        self._size = Size(WRITES_A_CALL)
 
     def write(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
         """Make deals or contacts look as wished; return the errors of the jobs that failed."""
@@ -65,7 +66,7 @@ class Changes:
         changes = [
             change for key, wish in wishes.items() if key in entities and (change := wish.change(entities[key]))
         ]
-        written = deliver(changes, self._update, WRITES_A_CALL)
+        written = deliver(changes, self._update, self._size)
         errors: dict[int, ApiError | None] = {
             **refused,
             **dict(zip((change.id for change in changes), written, strict=True)),

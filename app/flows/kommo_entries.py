@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.clients.errors import ApiError, Fault
 from app.clients.kommo import Written
 from app.events import DONE, HELD
-from app.flows import Ledger, Result, deliver, must_wait, read_by_halves
+from app.flows import Ledger, Result, Size, deliver, must_wait, read_by_halves
 from app.flows.todo import Todo
 
 CLOCKS_APART_SECONDS = 300  # how far Kommo's clock and ours may differ
@@ -32,6 +32,7 @@ class Entries:
     standing_on: Callable[[Sequence[int]], Sequence[Written]]
     by_id: Callable[[Iterable[int]], Mapping[int, Written]]
     rewrite: Callable[[Mapping[int, str]], None]
+    size: Size = field(default_factory=lambda: Size(WRITES_A_CALL))
 
     def write(self, todo: Sequence[Todo], ledger: Ledger) -> dict[int, Result]:
         """Add what nothing stands for yet, then tell the rest where it belongs; return the jobs not done."""
@@ -79,7 +80,7 @@ class Entries:
             made = self.add(part)
             ledger.finish([item.step for item in part], [str(entity_id) for entity_id in made])
 
-        errors = deliver(ours, call, WRITES_A_CALL)
+        errors = deliver(ours, call, self.size)
         ledger.forget(
             [item.step for item, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
         )
@@ -130,7 +131,7 @@ class Entries:
         there = [(item, entries[entry_ids[item.key]]) for item in told if entry_ids[item.key] in entries]
         longer, without_room = _texts(there)
         texts = list(longer.items())
-        outcomes = deliver(texts, lambda part: self.rewrite(dict(part)), WRITES_A_CALL)
+        outcomes = deliver(texts, lambda part: self.rewrite(dict(part)), self.size)
         errors = {number: error for (number, _), error in zip(texts, outcomes, strict=True) if error is not None}
         full = {item.key for item in without_room}
         there = [(item, entry) for item, entry in there if item.key not in full]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 
 from app.clients.errors import ApiError, Fault
 from app.clients.kommo import KommoClient
@@ -69,9 +70,10 @@ class ResolveFlow:
         try:
             contexts = find(batch)
         except ApiError as error:
-            if error.fault != Fault.REFUSED or len(batch) == 1:
+            too_heavy = error.status == HTTPStatus.GATEWAY_TIMEOUT
+            if not (error.fault == Fault.REFUSED or too_heavy) or len(batch) == 1:
                 return dict.fromkeys((job.id for job in batch), error)
-            # One id that Kommo does not take must not stop the others.
+            # One id that Kommo does not take must not stop the others, nor a page that is too much for it.
             middle = len(batch) // 2
             return self._resolve(batch[:middle], find, ledger) | self._resolve(batch[middle:], find, ledger)
         seen = self._seen(batch, contexts, ledger)

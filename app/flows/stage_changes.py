@@ -15,7 +15,7 @@ from app.clients.errors import ApiError
 from app.clients.kommo import KommoClient
 from app.clients.ortto import ACTIVITIES_A_CALL, Activity, OrttoClient
 from app.events import DONE, HELD, Job, Lane, Outcome, StageNews, State, skipped
-from app.flows import Ledger, Result, deliver, keep_order, must_wait, read_by_halves
+from app.flows import Ledger, Result, Size, deliver, keep_order, must_wait, read_by_halves
 from app.mapping import Rules
 
 FRESH_SECONDS = 10.0  # a deal read longer ago is read again before its person is written
@@ -63,6 +63,7 @@ class EnchargeFlow:
         self._by_tag = by_tag
         self._together = client.EVENTS_CARRY_PEOPLE and not by_tag
         self._latest_only = latest_only
+        self._size = Size(PEOPLE_A_CALL)
         self._pool = ThreadPoolExecutor(EVENTS_AT_ONCE, thread_name_prefix="encharge-events")
 
     def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
@@ -97,7 +98,7 @@ class EnchargeFlow:
         """Write the persons; return the errors of those that were not taken."""
         waiting = [job for job in batch if not ledger.finished(job, PERSON)]
         wanted = list(dict.fromkeys(news[job.id].email for job in waiting))
-        outcomes = deliver([people[email] for email in wanted], self._client.upsert_people, PEOPLE_A_CALL)
+        outcomes = deliver([people[email] for email in wanted], self._client.upsert_people, self._size)
         errors = dict(zip(wanted, outcomes, strict=True))
         ledger.finish([(job, PERSON) for job in waiting if errors[news[job.id].email] is None])
         return {job.id: error for job in waiting if (error := errors[news[job.id].email])}
@@ -149,6 +150,7 @@ class OrttoFlow:
 
     def __init__(self, client: OrttoClient, stages: CurrentStages, *, latest_only: bool = False) -> None:
         self._client = client
+        self._size = Size(ACTIVITIES_A_CALL)
         self._stages = stages
         self._latest_only = latest_only
 
@@ -165,7 +167,7 @@ class OrttoFlow:
         ids = ledger.begin([(job, EVENT) for job in batch if not ledger.finished(job, EVENT)])
         ours = [job for job in batch if job.id in ids]
         activities = [_activity(job, news[job.id]) for job in ours]
-        errors = deliver(activities, self._client.create_activities, ACTIVITIES_A_CALL)
+        errors = deliver(activities, self._client.create_activities, self._size)
         results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
         ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE])
         unsent = [job for job, error in zip(ours, errors, strict=True) if error and not error.ambiguous]

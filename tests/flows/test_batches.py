@@ -11,7 +11,7 @@ from journal_events import NOW, claim, record, stage
 
 from app.clients.errors import ApiError, Fault
 from app.events import DONE, HELD, Event, Job, Kind, Lane, Outcome, Source, StageChange, State, Step, skipped
-from app.flows import Ledger, Result, deliver, keep_order, must_wait
+from app.flows import Ledger, Result, Size, deliver, keep_order, must_wait, read_by_halves
 from app.journal import Journal, Settlement
 from app.journal.store import LEASE_SECONDS
 
@@ -55,7 +55,7 @@ def words(errors: Sequence[ApiError | None]) -> list[str]:
 def test_as_many_are_sent_at_once_as_the_vendor_takes(count: int, size: int, calls: list[list[int]]) -> None:
     vendor = Vendor()
 
-    assert deliver(range(count), vendor.call, size) == [None] * count
+    assert deliver(range(count), vendor.call, Size(size)) == [None] * count
     assert vendor.calls == calls
 
 
@@ -66,7 +66,7 @@ def test_a_bad_item_is_found_and_the_others_are_taken_once(count: int, size: int
     bad = int(count * place)
     vendor = Vendor(bad=[bad])
 
-    errors = deliver(range(count), vendor.call, size)
+    errors = deliver(range(count), vendor.call, Size(size))
 
     assert words(errors) == [f"400: [{bad}]" if number == bad else "" for number in range(count)]
     assert vendor.taken == [number for number in range(count) if number != bad], "in order, each once"
@@ -76,7 +76,7 @@ def test_a_bad_item_is_found_and_the_others_are_taken_once(count: int, size: int
 def test_a_bad_item_of_a_hundred_costs_few_calls() -> None:
     vendor = Vendor(bad=[66])
 
-    deliver(range(100), vendor.call, 100)
+    deliver(range(100), vendor.call, Size(100))
 
     assert len(vendor.calls) <= 15
 
@@ -85,7 +85,7 @@ def test_many_bad_items_are_all_found() -> None:
     bad = [0, 1, 13, 49, 50, 99]
     vendor = Vendor(bad=bad)
 
-    errors = deliver(range(100), vendor.call, 50)
+    errors = deliver(range(100), vendor.call, Size(50))
 
     assert [number for number, error in enumerate(errors) if error] == bad
     assert {error.fault for error in errors if error} == {Fault.REFUSED}
@@ -96,7 +96,7 @@ def test_many_bad_items_are_all_found() -> None:
 def test_after_a_failure_that_is_no_items_fault_nothing_more_is_called(fault: Fault) -> None:
     vendor = Vendor(chokes={4: fault})
 
-    errors = deliver(range(9), vendor.call, 3)
+    errors = deliver(range(9), vendor.call, Size(3))
 
     assert words(errors) == ["", "", ""] + ["choked on 4"] * 6
     assert {(error.fault, error.retry_after) for error in errors if error} == {(fault, 9.0)}
@@ -118,7 +118,7 @@ def test_nor_is_it_while_a_bad_item_is_looked_for(fault: Fault, chokes_on: int, 
 
     vendor = Failing(bad=[0])
 
-    errors = deliver(range(8), vendor.call, size)
+    errors = deliver(range(8), vendor.call, Size(size))
 
     failed = next(number for number, part in enumerate(vendor.calls) if number and chokes_on in part)
     assert vendor.calls[failed + 1 :] == [], "nothing is called after the failure"
@@ -132,7 +132,7 @@ def test_single_items_may_be_refused_in_an_answer() -> None:
     def call(part: Sequence[int]) -> list[str]:
         return ["suppressed" if number == 4 else "" for number in part]
 
-    errors = deliver(range(6), call, 3)
+    errors = deliver(range(6), call, Size(3))
 
     assert words(errors) == ["", "", "", "", "suppressed", ""]
     assert errors[4] is not None
@@ -295,3 +295,50 @@ def test_what_vendors_said_of_a_deal_is_known_to_its_later_jobs(journal: Journal
 
     assert journal.notes_of("lead:1") == {"7"}
     assert journal.notes_of("lead:3") == set()
+
+
+# -- what is too heavy ------------------------------------------------------------------------------------------
+
+
+class Heavy:
+    """A vendor that takes so many items a call and answers 504 to more."""
+
+    def __init__(self, strength: int) -> None:
+        self.strength = strength
+        self.calls: list[int] = []
+
+    def call(self, items: Sequence[int]) -> dict[int, str]:
+        self.calls.append(len(items))
+        if len(items) > self.strength:
+            raise ApiError("too heavy", fault=Fault.PASSING, status=504, ambiguous=True)
+        return dict.fromkeys(items, "read")
+
+    def write(self, items: Sequence[int]) -> None:
+        self.call(items)
+
+
+def test_after_a_504_the_next_attempt_is_lighter_and_later_ones_grow_again() -> None:
+    vendor, size = Heavy(20), Size(50)
+
+    attempts = [deliver(range(50), vendor.write, size) for _ in range(3)]
+
+    # What had no clear answer is not sent again at once: it must be looked up first.
+    assert [[error is None for error in errors].count(True) for errors in attempts] == [0, 0, 12]
+    assert vendor.calls == [50, 25, 12, 24]
+    vendor.strength = 50
+    assert deliver(range(50), vendor.write, size) == [None] * 50
+    assert (vendor.calls[4:], size.now) == ([12, 24, 14], 50)
+
+
+def test_what_is_too_heavy_to_read_is_read_in_halves() -> None:
+    vendor = Heavy(30)
+
+    found, refused = read_by_halves(vendor.call, range(100))
+
+    assert (sorted(found), refused) == (list(range(100)), {})
+    assert vendor.calls == [100, 50, 25, 25, 50, 25, 25]
+
+
+def test_one_that_is_too_heavy_by_itself_is_nobodys_fault() -> None:
+    with pytest.raises(ApiError, match="too heavy"):
+        read_by_halves(Heavy(0).call, [1, 2])

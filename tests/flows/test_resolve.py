@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 from parts import Clock, Desk, email_event, kommo_client, rules_of, stage_event
 from scripts import Script
@@ -18,6 +19,8 @@ from app.flows import Result
 from app.flows.resolve import ResolveFlow
 from app.journal import Journal
 from sandbox.town import Town
+from sandbox.vendor import Fault as VendorFault
+from sandbox.vendor import Faults
 
 MAPPING = f"""
 version: 1
@@ -508,3 +511,30 @@ def test_no_event_overtakes_an_earlier_one_of_its_deal(bench: Bench, monkeypatch
     again = [result for result in bench.again() if isinstance(result, Outcome)]
     firsts = [news_for(result)[Lane.ENCHARGE] for result in again]
     assert [news.stage for news in firsts if news.lead_id == first] == ["qualified", "proposal_sent", "qualified"]
+
+
+class TooHeavy(Faults):
+    """Answers 504 to whoever asks for more than so many entities at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def any(self) -> bool:
+        return True
+
+    def take(self, method: str, path: str) -> VendorFault | None:
+        asked = flask.request.args.getlist("filter[id][]")
+        return VendorFault(status=504) if len(asked) > self._most else None
+
+
+def test_a_page_that_is_too_heavy_for_kommo_is_read_in_parts(
+    make: Callable[..., Bench], town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deals = list(add_deals(town, 60))
+    monkeypatch.setattr(town.kommo, "faults", TooHeavy(20))
+
+    results = make().carry(*(stage_event(deal, QUALIFIED) for deal in deals))
+
+    assert [result.state for result in results if isinstance(result, Outcome)] == [State.DONE] * 60
+    assert town.kommo.count("GET", "/api/v4/leads", 504) == 3

@@ -343,7 +343,7 @@ def _burst(
     check: Callable[[Bench, list[tuple[int, Run]], Table], None],
 ) -> None:
     quick = bench.options.quick
-    sizes = [60] if quick else [100, *[1000] * (bench.options.repeats - 1)]
+    sizes = [60] if quick else [100, *[1000] * max(1, bench.options.repeats - 1)]
     sizes += [10_000] if bench.options.huge else []
     note = (
         f"64 connections, vendors at 80 ms, Kommo at 7 calls a second. The reference gets {affordable} webhooks: "

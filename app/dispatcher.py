@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 
@@ -322,13 +323,15 @@ class Carrier:
         if not batch:
             return False
         began = time.monotonic()
-        self._settle(batch, self._attempt(batch), time.monotonic() - began)
+        ledger = Ledger(self._journal, batch)
+        results = self._attempt(batch, ledger)
+        self._settle(batch, results, ledger, time.monotonic() - began)
         self.carrying = ()
         return True
 
-    def _attempt(self, batch: Sequence[Job]) -> Mapping[int, Result]:
+    def _attempt(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
         try:
-            return self._flow.carry(batch, Ledger(self._journal, batch))
+            return self._flow.carry(batch, ledger)
         except JournalError:
             raise
         except Exception as error:
@@ -339,7 +342,7 @@ class Carrier:
             )
             return dict.fromkeys((job.id for job in batch), failure)
 
-    def _settle(self, batch: Sequence[Job], results: Mapping[int, Result], seconds: float) -> None:
+    def _settle(self, batch: Sequence[Job], results: Mapping[int, Result], ledger: Ledger, seconds: float) -> None:
         now = self._clock()
         pauses: dict[str, tuple[float, str]] = {}  # by vendor: the longest, and why
         settlements = []
@@ -359,6 +362,7 @@ class Carrier:
         self._streak = self._streak + 1 if pauses else 0
         for vendor, (pause, reason) in pauses.items():
             self._pause(vendor, now, pause, reason)
+        settlements = [replace(item, steps=ledger.unsaved(item.job)) for item in settlements]
         for settlement in self._journal.settle(settlements, now=now):
             _report(settlement, seconds)
             self._dispatcher.settled(settlement)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from support import PIPELINE
@@ -143,9 +143,11 @@ class Desk:
     def carry(self, flow: Flow, lane: Lane, limit: int = 250) -> dict[int, Result]:
         """Carry what is due in a lane and settle it; return how each job ended, by its event's id."""
         batch = self.claim(lane, limit)
-        results = flow.carry(batch, Ledger(self.journal, batch))
+        ledger = Ledger(self.journal, batch)
+        results = flow.carry(batch, ledger)
         now = self.clock()
-        self.journal.settle([_settlement(job, results[job.id], now) for job in batch], now=now)
+        settled = [_settlement(job, results[job.id], now) for job in batch]
+        self.journal.settle([replace(item, steps=ledger.unsaved(item.job)) for item in settled], now=now)
         return {job.event.id: results[job.id] for job in batch}
 
     def steps(self, lane: Lane) -> dict[int, Mapping[str, Step]]:

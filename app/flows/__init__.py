@@ -52,6 +52,16 @@ class Ledger:
     def __init__(self, store: StepStore, batch: Sequence[Job]) -> None:
         self.store = store
         self._steps = {job.id: dict(job.steps) for job in batch}
+        self._unsaved: set[int] = set()
+
+    @property
+    def of_one(self) -> bool:
+        """Say whether the batch is a single job."""
+        return len(self._steps) == 1
+
+    def unsaved(self, job: Job) -> Mapping[str, Step] | None:
+        """Return the steps of a job that its settlement has to write; None: they are on disk."""
+        return self._steps[job.id] if job.id in self._unsaved else None
 
     def finished(self, job: Job, step: str) -> bool:
         """Say whether a step is done and must not be repeated."""
@@ -71,12 +81,21 @@ class Ledger:
         """Write the intent to take steps; return the ids of the jobs still ours: only theirs may be taken."""
         return self._write([(job, name, Step(finished=False)) for job, name in steps])
 
-    def finish(self, steps: Sequence[tuple[Job, str]], notes: Sequence[str] = ()) -> None:
-        """Tick off steps, each with a note of what the vendor said of it."""
+    def finish(self, steps: Sequence[tuple[Job, str]], notes: Sequence[str] = (), *, last: bool = False) -> None:
+        """Tick off steps, each with a note of what the vendor said of it.
+
+        `last`: nothing more is asked of the vendor before the batch is settled, which writes them down.
+        """
         words = notes or [""] * len(steps)
-        self._write(
-            [(job, name, Step(finished=True, note=note)) for (job, name), note in zip(steps, words, strict=True)]
-        )
+        taken = [
+            (job, name, Step(finished=True, note=note)) for (job, name), note in zip(steps, words, strict=True)
+        ]
+        if not last:
+            self._write(taken)
+            return
+        for job, name, step in taken:
+            self._steps[job.id][name] = step
+            self._unsaved.add(job.id)
 
     def forget(self, steps: Sequence[tuple[Job, str]]) -> None:
         """Take back the intent of steps that certainly did not happen."""
@@ -89,6 +108,7 @@ class Ledger:
         for job, name, step in taken:
             self._steps[job.id][name] = step
         ids = {job.id for job, _, _ in taken}
+        self._unsaved -= ids
         return self.store.write_steps({job_id: self._steps[job_id] for job_id in ids}) if ids else set()
 
 

@@ -137,7 +137,7 @@ class EnchargeFlow:
                 ledger.forget([(job, EVENT)])
             return error
         if not again or self._by_tag:
-            ledger.finish([(job, EVENT)])
+            ledger.finish([(job, EVENT)], last=ledger.of_one)
             return DONE
         # Encharge has no way to look an event up, nor a key to tell repeats by.
         log.warning("possible duplicate", lane=job.lane, event_id=job.event.id, key=job.order_key)
@@ -169,7 +169,7 @@ class OrttoFlow:
         activities = [_activity(job, news[job.id]) for job in ours]
         errors = deliver(activities, self._client.create_activities, self._size)
         results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
-        ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE])
+        ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE], last=True)
         unsent = [job for job, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
         ledger.forget([(job, EVENT) for job in unsent if job.id not in doubtful])
         return skips | keep_order(batch, results)

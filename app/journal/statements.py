@@ -120,6 +120,7 @@ RENEW = (
     .values(lease_until=bindparam("until_"))
 )
 WRITE_STEPS = update(jobs).where(_OURS).values(steps=bindparam("steps_"))
+_steps_or_as_they_are = func.coalesce(bindparam("steps_", type_=jobs.c.steps.type), jobs.c.steps)
 TRY_AGAIN = (
     update(jobs)
     .where(_OURS)
@@ -129,6 +130,7 @@ TRY_AGAIN = (
         reason=bindparam("reason_"),
         due_at=bindparam("due_at_"),
         attempts=jobs.c.attempts + bindparam("failures"),
+        steps=_steps_or_as_they_are,
     )
 )
 END = (
@@ -140,6 +142,7 @@ END = (
         reason=bindparam("reason_"),
         state=bindparam("state_"),
         settled_at=bindparam("settled_at_"),
+        steps=_steps_or_as_they_are,
     )
 )
 SET_CONTEXT = update(events).where(events.c.id == bindparam("event_id_")).values(context=bindparam("context_"))

@@ -41,12 +41,16 @@ MEMORY_SECONDS = 365 * 86400.0  # for how long beyond events what people did is 
 
 @dataclass(frozen=True)
 class Settlement:
-    """How one job is left: settled, or due again at `due_at` (state `pending`), after a failed attempt or not."""
+    """How one job is left: settled, or due again at `due_at` (state `pending`), after a failed attempt or not.
+
+    `steps`: its ledger; None: that is on disk already.
+    """
 
     job: Job
     outcome: Outcome
     due_at: float = 0.0
     failed: bool = False
+    steps: Mapping[str, Step] | None = None
 
 
 @dataclass(frozen=True)
@@ -471,7 +475,8 @@ class Journal:
         owed: list[Row] = []
         for settlement in settled:
             job, outcome = settlement.job, settlement.outcome
-            ours = {"job_id": job.id, "holder": self.owner, "reason_": outcome.reason}
+            steps = None if settlement.steps is None else steps_text(settlement.steps)
+            ours = {"job_id": job.id, "holder": self.owner, "reason_": outcome.reason, "steps_": steps}
             if outcome.state == State.PENDING:
                 again.append(ours | {"due_at_": settlement.due_at, "failures": int(settlement.failed)})
                 continue

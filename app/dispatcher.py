@@ -271,12 +271,13 @@ class Carrier:
     def run(self) -> None:
         """Carry batch after batch until the dispatcher stops."""
         while not self._dispatcher.stopping.is_set():
+            told = self.woken.is_set()
             self.woken.clear()
             try:
                 # What a failure of the journal interrupted is not under way any more.
                 self._journal.release(self.carrying)
                 self.carrying = ()
-                if not self._carry_waiting():
+                if not self._carry_waiting(told):
                     self.woken.wait(self._idle_seconds())
             except Exception as error:
                 # A lane must outlive whatever happens. Nothing is lost: the steps that were taken are on disk.
@@ -284,12 +285,14 @@ class Carrier:
                 log.error("lane stopped for a moment", lane=self._lane, error=str(error), exc_info=not foreseen)
                 self._dispatcher.stopping.wait(POLL_SECONDS)
 
-    def _claim(self) -> Sequence[Job]:
+    def _claim(self, told: bool) -> Sequence[Job]:
         take_over = self._dispatcher.leases_count()
         with self._holding:
             begun = Lease.begin()
             now = self._clock()
-            self.carrying = self._journal.claim(self._lane, self._vendor, BATCH_LIMIT, now=now, take_over=take_over)
+            self.carrying = self._journal.claim(
+                self._lane, self._vendor, BATCH_LIMIT, now=now, take_over=take_over, told=told
+            )
             self._lease.extend(begun, self._journal.lease_seconds)
             return self.carrying
 
@@ -308,20 +311,23 @@ class Carrier:
         due = self._journal.next_due(self._lane)
         return POLL_SECONDS if due is None else min(POLL_SECONDS, max(0.01, due - self._clock()))
 
-    def _carry_waiting(self) -> bool:
-        """Carry what waits in one batch; False if nothing could be claimed."""
-        pause = self._journal.pauses(now=self._clock()).get(self._vendor)
-        self.paused = f"{self._vendor} is paused: {pause.reason}" if pause else ""
-        if pause:
-            self._dispatcher.paused(self._lane, self.paused)
-            # Not the time until its end: another process may end it sooner.
-            self._dispatcher.stopping.wait(min(POLL_SECONDS, max(0.01, pause.until - self._clock())))
-            return True
+    def _carry_waiting(self, told: bool) -> bool:
+        """Carry what waits in one batch; False if nothing could be claimed. `told`: somebody said that there is."""
+        # Where something was said to be due, the claim itself minds the pause; if it finds nothing, the next look
+        # tells why.
+        if self.paused or not told:
+            pause = self._journal.pauses(now=self._clock()).get(self._vendor)
+            self.paused = f"{self._vendor} is paused: {pause.reason}" if pause else ""
+            if pause:
+                self._dispatcher.paused(self._lane, self.paused)
+                # Not the time until its end: another process may end it sooner.
+                self._dispatcher.stopping.wait(min(POLL_SECONDS, max(0.01, pause.until - self._clock())))
+                return True
         if self._lane == Lane.RESOLVE:
             self._dispatcher.let_in()
-        batch = self._claim()
+        batch = self._claim(told)
         if not batch:
-            return False
+            return told
         began = time.monotonic()
         ledger = Ledger(self._journal, batch)
         results = self._attempt(batch, ledger)

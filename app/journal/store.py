@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Executable, delete, func, select, update
+from sqlalchemy import Connection, Executable, RowMapping, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
@@ -142,32 +142,34 @@ class Journal:
 
     # -- jobs --
 
-    def claim(self, lane: Lane, vendor: str, limit: int, *, now: float, take_over: bool = True) -> list[Job]:
+    def claim(
+        self, lane: Lane, vendor: str, limit: int, *, now: float, take_over: bool = True, told: bool = False
+    ) -> list[Job]:
         """Lease the oldest due jobs of a lane, in order; none while its vendor is paused.
 
         A job that waits, or that another process holds, keeps back the later ones of its key and nothing else.
-        `take_over`: whether a lease that has run out by the clock may be taken for one.
+        `take_over`: whether a lease that has run out by the clock may be taken for one. `told`: something is due.
         """
         # Never more than a lease ahead; between is inclusive, and 0 is nobody's.
         leases = (now + 0.001, now + 2 * LEASE_SECONDS) if take_over else (0.001, FAR_AHEAD)
         due = {"lane_": lane.value, "now": now, "lease_now": leases[0], "lease_far": leases[1]}
 
-        def work(connection: Connection) -> list[Job]:
+        def work(connection: Connection) -> Sequence[RowMapping]:
             paused_until = connection.execute(sql.PAUSED_UNTIL, {"vendor_": vendor}).scalar()
             if paused_until and paused_until > now:
                 return []
-            rows = connection.execute(sql.CLAIMABLE, {**due, "limit": limit}).mappings()
-            claimed = [read_job(row) for row in rows]
-            if claimed:
+            rows = connection.execute(sql.CLAIMABLE, {**due, "limit": limit}).mappings().all()
+            if rows:
                 until = now + LEASE_SECONDS
-                leases = [{"job_id": job.id, "holder": self.owner, "until_": until} for job in claimed]
+                leases = [{"job_id": row["id"], "holder": self.owner, "until_": until} for row in rows]
                 connection.execute(sql.LEASE, leases)
-            return claimed
+            return rows
 
         # A look costs little; taking the write lock for nothing would slow everybody.
-        if self._scalar(sql.ANYTHING_CLAIMABLE, due) is None:
+        if not told and self._scalar(sql.ANYTHING_CLAIMABLE, due) is None:
             return []
-        return self._writer.run("claim", work, durable=False)
+        # What they hold is read here: everybody waits for the writer.
+        return [read_job(row) for row in self._writer.run("claim", work, durable=False)]
 
     def renew(self, held: Sequence[Job], *, now: float) -> bool:
         """Extend the leases of jobs that are still being carried out; False if some are not ours any more."""

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help install demo sandbox run chaos bench test check format clean
+.PHONY: help install demo sandbox run chaos bench test lint check format clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -43,11 +43,12 @@ bench: install ## Measure how fast it is, beside a plain reference (BENCH_ARGS="
 test: install ## Run all tests, or those of PYTEST_ARGS
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
-check: install ## Format, lint, types and tests, as CI does
+lint: install ## Check format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(MAKE) --no-print-directory test
+
+check: lint test ## Format, lint, types and tests, as CI does
 
 format: install ## Format the code and mend what lint can
 	@$(BIN)/ruff check --fix .

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,13 @@ def _mine(group: list[Any], when: str, die: Callable[[], None]) -> None:
         last = group[-1]
         work = last.work
 
-        def work_and_die(connection: Connection) -> None:
-            work(connection)
+        def work_and_die(connection: Connection, items: Sequence[Any]) -> None:
+            work(connection, items)
             die()
 
-        last.work = work_and_die
+        for write in group:
+            if write is last or (write.together and write.name == last.name):  # whichever of them does it for all
+                write.work = work_and_die
     else:
         for write in group:
             write.committed = lambda result: die()

@@ -27,8 +27,10 @@ def remember(connection: Connection, upserts: sql.Upserts, people: Iterable[tupl
         activity = event.data
         if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
             continue
-        # Consent dated years ahead could not be changed any more, and nobody would be quiet until then.
-        at = min(event.occurred_at or now, now + AHEAD_SECONDS)
+        # What is dated far ahead counts as said now, whosever clock is wrong: consent of years ahead could not be
+        # changed any more, and if it is our clock that was set back, this is later than all that we know.
+        dated = event.occurred_at is not None and event.occurred_at <= now + AHEAD_SECONDS
+        at = event.occurred_at if dated and event.occurred_at else now
         campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
         sightings.append(
             {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
@@ -41,7 +43,7 @@ def remember(connection: Connection, upserts: sql.Upserts, people: Iterable[tupl
                 "at": at,
                 "event_id": event.id,
             }
-            (timed if event.occurred_at else untimed).append(said)
+            (timed if dated else untimed).append(said)
     for statement, rows in (
         (upserts.sight, sightings),
         (upserts.set_consent, timed),

@@ -89,6 +89,13 @@ def test_what_has_no_time_of_its_own_counts_when_it_comes_even_if_the_clock_was_
     assert journal.unsubscribed([EMAIL]) == {}
 
 
+def test_while_our_clock_is_behind_what_a_platform_says_last_counts(journal: Journal) -> None:
+    for kind, at, now in ((OUT, AT, AT + 1), (IN, AT + 60, AT - 3540)):  # ours was set back by an hour in between
+        journal.record(WEBHOOK, [(said(ORTTO, kind, at), None)], now=now)
+
+    assert journal.unsubscribed([EMAIL]) == {}
+
+
 def test_nobody_is_unsubscribed_of_whom_nothing_is_known(journal: Journal) -> None:
     assert journal.unsubscribed([EMAIL]) == {}
     assert journal.unsubscribed([]) == {}

@@ -11,7 +11,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import chain
 
 import structlog
@@ -45,7 +45,7 @@ class Report:
     gone: int = 0  # deals that were added and are deleted again
 
     def __add__(self, other: Report) -> Report:
-        return Report(*(ours + theirs for ours, theirs in zip(_counts(self), _counts(other), strict=True)))
+        return Report(*(ours + theirs for ours, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class InterruptedLookError(Exception):
@@ -219,10 +219,6 @@ def _parts(begin: float, now: float) -> Iterator[tuple[float, int | None]]:
         yield start, start + PART_SECONDS - 1
         start += PART_SECONDS
     yield start, None
-
-
-def _counts(report: Report) -> tuple[int, ...]:
-    return report.read, report.new, report.refused, report.known, report.gone
 
 
 def _check(may_go_on: Callable[[], bool]) -> None:

@@ -10,9 +10,7 @@ from app.clients.errors import ApiError
 from app.clients.kommo import Change
 from app.events import Action, Contact, Lead
 from app.flows import Ledger, Result, Size, deliver, read_by_halves
-from app.flows.todo import Todo
-
-WRITES_A_CALL = 50  # Kommo takes 250 and recommends 50 or fewer
+from app.flows.todo import WRITES_A_CALL, Todo
 
 Entity = Lead | Contact
 

@@ -10,10 +10,9 @@ from app.clients.errors import ApiError, Fault
 from app.clients.kommo import Written
 from app.events import DONE, HELD
 from app.flows import Ledger, Result, Size, deliver, must_wait, read_by_halves
-from app.flows.todo import Todo
+from app.flows.todo import WRITES_A_CALL, Todo
 
 CLOCKS_APART_SECONDS = 300  # how far Kommo's clock and ours may differ
-WRITES_A_CALL = 50  # Kommo takes 250 and recommends 50 or fewer
 LONGEST_TEXT = 8_000  # characters of a text that is added to; Kommo documents no limit
 COOLDOWN = "none: the deal has had one within the cooldown"
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from app.events import Action, Job, Response
 
+WRITES_A_CALL = 50  # Kommo takes 250 and recommends 50 or fewer
+
 
 @dataclass(frozen=True)
 class Todo:

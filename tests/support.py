@@ -34,7 +34,8 @@ QUALIFIED, PROPOSAL_SENT, NEGOTIATION = 61_000_102, 61_000_103, 61_000_104  # as
 PIPELINE = 7_100_010
 
 # What Encharge adds to a person by itself.
-ENCHARGES_OWN = {"id", "leadScore", "createdAt", "updatedAt", "lastActivity", "name", "tags"}
+# What Encharge adds, and the key of the last event, which is another one each time.
+NOT_COMPARED = {"kommo_last_event", "id", "leadScore", "createdAt", "updatedAt", "lastActivity", "name", "tags"}
 OUR_FIELDS = ("Last email activity", "Email status")
 
 
@@ -74,7 +75,7 @@ def arrived(town: Town) -> dict[str, Any]:
     tags = {int(key): [tag["name"] for tag in item["_embedded"]["tags"]] for key, item in kommo["contacts"].items()}
     found = {
         "encharge_people": [
-            {key: value for key, value in person.items() if key not in ENCHARGES_OWN}
+            {key: value for key, value in person.items() if key not in NOT_COMPARED}
             for person in encharge["people"]
         ],
         "encharge_events": [_some(event, "name", "email", "properties") for event in encharge["events"]],

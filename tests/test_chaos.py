@@ -61,7 +61,8 @@ class Vendors:
         """Let both platforms hear of a stage."""
         name, label = load.stage_name(stage), load.stage_label(stage)
         who = Person(deal.email, "", "", {})
-        self.encharge.track(who, event="moved", properties={"lead_id": str(deal.id), "stage": name})
+        properties = {"lead_id": str(deal.id), "stage": name}
+        self.encharge.track(who, event="moved", properties=properties, key=name)
         attributes = {"str:cm:lead-id": str(deal.id), "str:cm:stage": label}
         fields = {"str:cm:kommo-stage": label}
         activity = Activity(

@@ -218,7 +218,7 @@ FAILS_ONCE = {
 
 @pytest.mark.parametrize("fault", FAILS_ONCE)
 def test_what_failed_once_arrives_once(fault: str, service: Service, town: Town) -> None:
-    """Each call fails at its first time, at every vendor; only Encharge's events cannot be told apart."""
+    """Each call fails at its first time, at every vendor."""
     wrong: dict[str, Any] = {**FAILS_ONCE[fault], "times": 1}
     # In its own words Ortto says when to come again, and Kommo's always ask for five minutes.
     town.ortto.switch(try_in_seconds=2)
@@ -245,8 +245,6 @@ def test_what_failed_once_arrives_once(fault: str, service: Service, town: Town)
     eventually(lambda: not owed(service))
     assert all(not vendor.faults.list() for vendor in town.vendors.values()), "not every fault was met"
     counts = {name: len(what) for name, what in arrived(town).items()}
-    if "after" in FAILS_ONCE[fault]:
-        everything["encharge_events"] = 2
     assert counts == everything
     if fault == "429":
         _assert_waited(town, 2.0)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from app.addresses import clean_email
 from app.clients.errors import ApiError, Fault
@@ -21,6 +21,8 @@ from app.events import FoundPerson
 PEOPLE_A_CALL = 100  # Encharge documents no limit
 PERSON_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 LEAD_ID = "kommo_lead_id"
+LAST_EVENT = "kommo_last_event"  # the key of the event that came with the person last
+Told = TypeVar("Told")
 ACTIVITY_LISTS = ("activity", "activities", "items")
 MILLISECONDS = 1e11  # a number from here on is no time in seconds: they would be in the year 5138
 
@@ -92,10 +94,11 @@ class EnchargeClient:
         """Create or update people; fields that are not sent stay."""
         self._http.post("/people", [_flat(person) for person in people])
 
-    def track(self, person: Person, *, event: str, properties: Mapping[str, Any]) -> None:
-        """Record an event of a person, who is upserted with it if `EVENTS_CARRY_PEOPLE`."""
+    def track(self, person: Person, *, event: str, properties: Mapping[str, Any], key: str) -> None:
+        """Record an event of a person, who is upserted with it if `EVENTS_CARRY_PEOPLE`, and then tells its key."""
         # Reference: https://docs.encharge.io/getting-started/connecting-your-app-to-encharge/ingest-api
-        self._ingest.post("/", {"name": event, "user": _flat(person), "properties": dict(properties)})
+        user = {**_flat(person), LAST_EVENT: key}
+        self._ingest.post("/", {"name": event, "user": user, "properties": dict(properties)})
 
     def add_tag(self, *, email: str, tag: str) -> None:
         """Put a tag on a person, who must exist."""
@@ -103,28 +106,44 @@ class EnchargeClient:
 
     def find_people(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
         """Return the people with these ids of Encharge's; unknown ones are missing."""
-        # Reference: https://app-encharge-resources.s3.amazonaws.com/redoc.html, GET /people. Ids are UUIDs there;
-        # what it makes of other words is not documented.
+        # Ids are UUIDs; what Encharge makes of other words is not documented.
         wanted = [person_id for person_id in dict.fromkeys(ids) if PERSON_ID.fullmatch(person_id)]
-        found: dict[str, FoundPerson] = {}
-        for start in range(0, len(wanted), PEOPLE_A_READ):
-            found |= self._find(wanted[start : start + PEOPLE_A_READ])
+        return self._people(
+            "id", wanted, lambda user: (user["id"], found_person(user.get("email"), *_all(user, LEAD_ID)))
+        )
+
+    def last_events(self, emails: Sequence[str]) -> dict[str, str]:
+        """Return the key of the last event that was recorded with each of these people; by email."""
+        return self._people(
+            "email",
+            list(dict.fromkeys(emails)),
+            lambda user: (str(user["email"]).strip().lower(), str(next(filter(None, _all(user, LAST_EVENT)), ""))),
+        )
+
+    def _people(self, by: str, values: Sequence[str], told: Callable[[Any], tuple[str, Told]]) -> dict[str, Told]:
+        """Return what is told of the people whom identifiers select; unknown ones are missing."""
+        # Reference: https://app-encharge-resources.s3.amazonaws.com/redoc.html, GET /people
+        found: dict[str, Told] = {}
+        for start in range(0, len(values), PEOPLE_A_READ):
+            found |= self._some_people(by, values[start : start + PEOPLE_A_READ], told)
         return found
 
-    def _find(self, ids: Sequence[str]) -> dict[str, FoundPerson]:
+    def _some_people(
+        self, by: str, values: Sequence[str], told: Callable[[Any], tuple[str, Told]]
+    ) -> dict[str, Told]:
         try:
             with understanding("Encharge", "GET /people"):
-                users = self._http.get("/people", [(f"people[{n}][id]", one) for n, one in enumerate(ids)])["users"]
-                return {user["id"]: _found(user) for user in users}
+                query = [(f"people[{number}][{by}]", value) for number, value in enumerate(values)]
+                return dict(map(told, self._http.get("/people", query)["users"]))
         except ApiError as error:
             # Unknown people are left out, or the answer is a 404: the documentation does not say which. If one of
             # many made it a 404, the others are found by halves.
             if error.status != 404 or error.fault != Fault.REFUSED:
                 raise
-        if len(ids) == 1:
+        if len(values) == 1:
             return {}
-        half = len(ids) // 2
-        return self._find(ids[:half]) | self._find(ids[half:])
+        half = len(values) // 2
+        return self._some_people(by, values[:half], told) | self._some_people(by, values[half:], told)
 
     def broadcasts(self) -> list[Broadcast]:
         """Return the broadcasts with their totals, as Encharge lists them."""
@@ -152,7 +171,7 @@ class ArticleEnchargeClient(EnchargeClient):
         for person in people:
             self._http.post("/people", {**_names(person), "fields": dict(person.fields)})
 
-    def track(self, person: Person, *, event: str, properties: Mapping[str, Any]) -> None:
+    def track(self, person: Person, *, event: str, properties: Mapping[str, Any], key: str) -> None:
         """Record an event of a person."""
         self._http.post("/events", {"name": event, "email": person.email, "properties": dict(properties)})
 
@@ -177,11 +196,10 @@ def _names(person: Person) -> dict[str, str]:
     return {key: value for key, value in names.items() if value}
 
 
-def _found(user: Mapping[str, Any]) -> FoundPerson:
-    """Return a person; custom fields stand beside the email, or below `data`."""
+def _all(user: Mapping[str, Any], field: str) -> tuple[object, ...]:
+    """Return what may be the value of a field: custom ones stand beside the email, or below `data`."""
     data = user.get("data")
-    below = data.get(LEAD_ID) if isinstance(data, dict) else None
-    return found_person(user.get("email"), user.get(LEAD_ID), below)
+    return user.get(field), data.get(field) if isinstance(data, dict) else None
 
 
 def _broadcast(item: Mapping[str, Any]) -> Broadcast:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import requests
 import structlog
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
 
 from app.clients.errors import ApiError, Fault
@@ -81,8 +84,11 @@ class Http:
         around = self._session.merge_environment_settings(base_url, {}, None, None, None)
         self._session.proxies, self._session.verify = around["proxies"], around["verify"]
         self._session.trust_env = False
+        self._about_to = threading.local()  # what a thread is about to send: is it a write?
+        adapter = HTTPAdapter(pool_maxsize=POOL_SIZE)
+        adapter.poolmanager.pool_classes_by_scheme = _pools(self._check_lease)
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=POOL_SIZE))
+            self._session.mount(scheme, adapter)
 
     def paced(self, throttle: Callable[[], None], refused: Callable[[float | None], None]) -> Self:
         """Return one that makes its calls at another pace, over the same connections."""
@@ -124,14 +130,10 @@ class Http:
         writes: bool = True,
     ) -> Any:
         self._throttle()
-        if writes and not self._may_write():
-            raise ApiError(
-                f"{self.vendor}: {method} {path} was not sent: another process may have taken over",
-                fault=Fault.OURS,
-                vendor=self._key,
-            )
         began = time.monotonic()
+        self._about_to.write = writes
         try:
+            self._check_lease()
             response = self._session.request(
                 method,
                 self._base_url + path,
@@ -140,6 +142,12 @@ class Http:
                 timeout=self._timeout,
                 allow_redirects=False,
             )
+        except _LeaseOverError as error:
+            raise ApiError(
+                f"{self.vendor}: {method} {path} was not sent: another process may have taken over",
+                fault=Fault.OURS,
+                vendor=self._key,
+            ) from error
         except requests.RequestException as error:
             raise self._unanswered(error, method, path) from error
         log.debug(
@@ -153,6 +161,10 @@ class Http:
         if response.status_code >= 300:
             raise self._refused(response, method, path)
         return self._parsed(response, method, path)
+
+    def _check_lease(self) -> None:
+        if self._about_to.write and not self._may_write():
+            raise _LeaseOverError
 
     def _parsed(self, response: requests.Response, method: str, path: str) -> Any:
         if not response.content:
@@ -217,6 +229,60 @@ class Http:
         for secret in self._secrets:
             words = words.replace(secret, "***")
         return words
+
+
+class _LeaseOverError(Exception):
+    """This process may not write to the vendor any more."""
+
+
+class _InOnePiece(HTTPConnection):
+    """Sends a request's headers and body together, once `check` has let them.
+
+    A process that is frozen between the two, and thaws when another has taken over, would else send the rest of a
+    request that is out of date by then.
+    """
+
+    check: ClassVar[Callable[[], None]]
+    _held: list[bytes] | None = None
+
+    def request(self, *args: Any, **more: Any) -> None:
+        """Gather what the request is made of, and send it."""
+        self._held = []
+        try:
+            super().request(*args, **more)
+            whole = b"".join(self._held)
+        finally:
+            self._held = None
+        if self.sock is None:
+            self.connect()
+        type(self).check()
+        self.send(whole)
+
+    def send(self, data: Any) -> None:
+        """Hold back while a request is gathered."""
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held.append(data)
+
+
+def _pools(check: Callable[[], None]) -> dict[str, type[HTTPConnectionPool]]:
+    """Return the kinds of connections, by scheme, that ask `check` at the last moment."""
+
+    class Plain(_InOnePiece):
+        pass
+
+    class Secure(_InOnePiece, HTTPSConnection):
+        pass
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    Plain.check = Secure.check = staticmethod(check)
+    return {"http": PlainPool, "https": SecurePool}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ EVENTS_AT_ONCE = 20  # Encharge takes one event a call
 
 PERSON, EVENT = "person", "event"  # steps
 SENT_AGAIN = "sent again after an attempt without an answer: Encharge may have the event twice"
+FOUND = "found at Encharge after an attempt without an answer"
 
 log = structlog.get_logger("relay.flows")
 
@@ -75,7 +76,7 @@ class EnchargeFlow:
             return skips | dict.fromkeys((job.id for job in batch), error)
         # The latest news of a person stands for the earlier ones.
         people = {item.email: encharge_person(item) for item in (news[job.id] for job in batch)}
-        failed = {} if self._together else self._upsert(batch, news, people, ledger)
+        failed = self._look_up(batch, news, ledger) if self._together else self._upsert(batch, news, people, ledger)
         by_deal: dict[str, list[Job]] = defaultdict(list)
         for job in batch:
             by_deal[job.order_key].append(job)
@@ -87,6 +88,22 @@ class EnchargeFlow:
         for part in self._pool.map(track, by_deal.values()):
             results |= part
         return results
+
+    def _look_up(self, batch: Sequence[Job], news: Mapping[int, StageNews], ledger: Ledger) -> dict[int, Result]:
+        """Tick off the events that an earlier attempt may have recorded and did; return those that nobody can tell.
+
+        Encharge shows no events, but the person tells the last one: it came in the same call.
+        """
+        doubtful = [job for job in batch if ledger.begun(job, EVENT)]
+        if not doubtful:
+            return {}
+        try:
+            last = self._client.last_events([news[job.id].email for job in doubtful])
+        except ApiError as error:
+            return dict.fromkeys((job.id for job in doubtful), error)
+        found = [(job, EVENT) for job in doubtful if last.get(news[job.id].email) == _key(job)]
+        ledger.finish(found, [FOUND] * len(found))
+        return {}
 
     def _upsert(
         self,
@@ -131,7 +148,7 @@ class EnchargeFlow:
             if self._by_tag:
                 self._client.add_tag(email=news.email, tag=news.event)
             else:
-                self._client.track(person, event=news.event, properties=_properties(news))
+                self._client.track(person, event=news.event, properties=_properties(news), key=_key(job))
         except ApiError as error:
             if not error.ambiguous and not again:
                 ledger.forget([(job, EVENT)])
@@ -139,7 +156,7 @@ class EnchargeFlow:
         if not again or self._by_tag:
             ledger.finish([(job, EVENT)], last=ledger.of_one)
             return DONE
-        # Encharge has no way to look an event up, nor a key to tell repeats by.
+        # The person does not tell it: it was not recorded, or another deal's event came after it.
         log.warning("possible duplicate", lane=job.lane, event_id=job.event.id, key=job.order_key)
         ledger.finish([(job, EVENT)], [SENT_AGAIN])
         return Outcome(State.DONE, SENT_AGAIN)
@@ -205,6 +222,11 @@ def encharge_person(news: StageNews) -> Person:
     )
 
 
+def _key(job: Job) -> str:
+    """Return what tells an event from all others, at every vendor."""
+    return f"kommo-relay-{job.event.dedupe_key}"
+
+
 def _properties(news: StageNews) -> dict[str, object]:
     return {
         "lead_id": str(news.lead_id),
@@ -236,6 +258,6 @@ def _activity(job: Job, news: StageNews) -> Activity:
             "str:cm:stage": news.stage,
             "int:cm:deal-value": news.deal_value * 1000,  # money travels in thousandths
         },
-        key=f"kommo-relay-{job.event.dedupe_key}",
+        key=_key(job),
         created_at=job.event.moment,
     )

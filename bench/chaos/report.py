@@ -41,8 +41,8 @@ def faults(result: Result) -> list[str]:
         if count:
             said.append(f"{count} {what}")
     events = len(found.duplicates["Encharge events"])
-    if events > tally.unheard_events():
-        said.append(f"{events} Encharge events are duplicates, of {tally.unheard_events()} that may be")
+    if events > tally.kills.total():
+        said.append(f"{events} Encharge events are duplicates after {tally.kills.total()} kills")
     silent = found.twice_at_encharge - result.sent_again
     if silent:
         said.append(
@@ -96,7 +96,7 @@ def table(result: Result) -> str:
 def _words(kind: str, result: Result) -> str:
     if kind == "Encharge events":
         tally = result.tally
-        return f"after {tally.unanswered_events} lost answers, {tally.interruptions()} deaths, freezes, outages"
+        return f"after {tally.unanswered_events} lost answers and {tally.kills.total()} kills"
     return f"{result.repeats_known_to_ortto} repeats known by their key" if kind == "Ortto activities" else ""
 
 

@@ -32,7 +32,6 @@ COMMITS = (
 POINTS = tuple((name, when) for name in COMMITS for when in ("before", "after"))
 REACH_SECONDS = 4.0  # how long the processes may take to reach the commit at which one is to die
 AN_HOUR = 3600
-EVENTS_AT_ONCE = 20  # calls to Encharge's ingest that a process has in the air at most
 
 # Some commits come only when something is wrong: what to do to Ortto, and for how long.
 PROVOCATIONS: Mapping[str, tuple[float, dict[str, object]]] = {
@@ -49,15 +48,6 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)  # by commit point, or how else
     faults: Counter[str] = field(default_factory=Counter)  # by kind: calls hit, or times
     unanswered_events: int = 0  # calls to Encharge's ingest that took effect and got no answer
-
-    def interruptions(self) -> int:
-        """Return how often a process died, froze or could not write."""
-        databases = sum(count for kind, count in self.faults.items() if "SQL" in kind)
-        return self.kills.total() + self.faults["frozen"] + databases
-
-    def unheard_events(self) -> int:
-        """Return how many events Encharge may have taken at most without it being written down."""
-        return self.unanswered_events + EVENTS_AT_ONCE * self.interruptions()
 
 
 # -- the vendors ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,14 @@ from parts import encharge_client
 from requests import PreparedRequest
 from responses import matchers
 
-from app.clients.encharge import ArticleEnchargeClient, Broadcast, BroadcastActivity, EnchargeClient, Person
+from app.clients.encharge import (
+    LAST_EVENT,
+    ArticleEnchargeClient,
+    Broadcast,
+    BroadcastActivity,
+    EnchargeClient,
+    Person,
+)
 from app.clients.errors import ApiError, Fault
 from app.events import FoundPerson
 from sandbox.town import Town
@@ -37,6 +44,7 @@ ZOE_FLAT = {
     "jobTitle": "Head of Sales",
 }
 NAMELESS = Person(email="kim@example.com", first_name="", last_name="", fields={})
+KEY = "kommo-relay-7"
 PROPERTIES = {"lead_id": "41500011", "stage": "qualified", "pipeline_id": None, "deal_value": 1500}
 
 ONE, TWO, THREE = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
@@ -105,13 +113,13 @@ def test_an_event_goes_to_the_ingest_host_with_the_write_key(
 ) -> None:
     wire.post(f"{INGEST}/", body=answer(body) if body.endswith("json") else body, match=[with_write_key])
 
-    encharge.track(ZOE, event="deal_moved_to_qualified", properties=PROPERTIES)
+    encharge.track(ZOE, event="deal_moved_to_qualified", properties=PROPERTIES, key=KEY)
 
     assert sent(wire) == [
         (
             "POST",
             f"{INGEST}/",
-            {"name": "deal_moved_to_qualified", "user": ZOE_FLAT, "properties": PROPERTIES},
+            {"name": "deal_moved_to_qualified", "user": {**ZOE_FLAT, LAST_EVENT: KEY}, "properties": PROPERTIES},
         )
     ]
 
@@ -119,10 +127,10 @@ def test_an_event_goes_to_the_ingest_host_with_the_write_key(
 def test_without_a_write_key_the_ingest_host_gets_the_api_key(wire: responses.RequestsMock) -> None:
     wire.post(f"{INGEST}/", match=[with_api_key])
 
-    EnchargeClient(API, INGEST, API_KEY, None).track(NAMELESS, event="e", properties={})
+    EnchargeClient(API, INGEST, API_KEY, None).track(NAMELESS, event="e", properties={}, key=KEY)
 
     assert sent(wire) == [
-        ("POST", f"{INGEST}/", {"name": "e", "user": {"email": NAMELESS.email}, "properties": {}})
+        ("POST", f"{INGEST}/", {"name": "e", "user": {"email": NAMELESS.email, LAST_EVENT: KEY}, "properties": {}})
     ]
 
 
@@ -169,7 +177,7 @@ def test_the_article_posts_events_to_the_rest_host(
 ) -> None:
     wire.post(f"{API}/events", match=[with_bearer])
 
-    article.track(ZOE, event="deal_moved_to_qualified", properties=PROPERTIES)
+    article.track(ZOE, event="deal_moved_to_qualified", properties=PROPERTIES, key=KEY)
 
     assert sent(wire) == [
         (
@@ -228,6 +236,27 @@ def test_the_article_reads_people_with_its_own_header(
 
     assert article.find_people([ONE]) == {}
     assert asked(wire.calls[0].request) == [ONE]
+
+
+def test_people_tell_the_last_event_that_came_with_them(
+    wire: responses.RequestsMock, encharge: EnchargeClient
+) -> None:
+    users = [
+        {"id": ONE, "email": " Zoe@Example.com ", LAST_EVENT: "a"},
+        {"id": TWO, "email": "kim@example.com", "data": {LAST_EVENT: "b"}},
+        {"id": THREE, "email": "new@example.com", LAST_EVENT: None},
+    ]
+    wire.get(f"{API}/people", json={"users": users}, match=[with_api_key_alone])
+
+    told = encharge.last_events(["zoe@example.com", "kim@example.com", "zoe@example.com", "who@example.com"])
+
+    assert told == {"zoe@example.com": "a", "kim@example.com": "b", "new@example.com": ""}
+    params: dict[str, str] = wire.calls[0].request.params  # type: ignore[attr-defined]
+    assert params == {
+        "people[0][email]": "zoe@example.com",
+        "people[1][email]": "kim@example.com",
+        "people[2][email]": "who@example.com",
+    }
 
 
 @pytest.mark.parametrize(
@@ -518,7 +547,7 @@ def test_an_error_of_the_ingest_api_is_a_text(
     wire.post(f"{INGEST}/", status=status, body=answer(fixture))
 
     with pytest.raises(ApiError) as caught:
-        encharge.track(ZOE, event="e", properties={})
+        encharge.track(ZOE, event="e", properties={}, key=KEY)
 
     assert str(caught.value) == f"Encharge Ingest: POST / answered {status}: {words}"
     assert vars(caught.value) == {
@@ -568,7 +597,7 @@ def test_no_key_is_told(wire: responses.RequestsMock, encharge: EnchargeClient) 
     wire.post(f"{INGEST}/", status=403, json={"error": f"{WRITE_KEY} is not a write key"})
 
     with pytest.raises(ApiError) as caught:
-        encharge.track(ZOE, event="e", properties={})
+        encharge.track(ZOE, event="e", properties={}, key=KEY)
 
     assert str(caught.value) == "Encharge Ingest: POST / answered 403: *** is not a write key"
     assert WRITE_KEY not in repr(caught.value)

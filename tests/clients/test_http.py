@@ -16,6 +16,7 @@ import pytest
 import requests
 import responses
 from responses import matchers
+from urllib3.connection import HTTPConnection
 
 from app.clients.errors import ApiError, Fault
 from app.clients.http import Http, Refusal
@@ -478,3 +479,42 @@ def test_a_request_without_an_answer_may_have_been_done(
     }
     assert received[0].startswith(b"POST /a HTTP/1.1\r\n")
     assert time.monotonic() - began < patience + 8
+
+
+# -- leave to write -------------------------------------------------------------------------------------------
+
+
+def test_a_request_goes_out_in_one_piece(make: Callable[..., Http], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is frozen after the headers would send the rest when it thaws: late, and out of date."""
+    pieces: list[bytes] = []
+    send = HTTPConnection.send
+
+    def spy(connection: HTTPConnection, data: bytes) -> None:
+        pieces.append(data)
+        send(connection, data)
+
+    monkeypatch.setattr(HTTPConnection, "send", spy)
+
+    with vendor(lambda connection, first: connection.sendall(OK)) as (url, _):
+        make(url).post("/x", {"a": "b"})
+
+    assert [(piece.split(b"\r\n")[0], piece[-10:]) for piece in pieces] == [(b"POST /x HTTP/1.1", b'{"a": "b"}')]
+
+
+@pytest.mark.parametrize("call", ["post", "patch", "delete"])
+def test_a_write_is_asked_for_once_more_when_the_connection_stands(make: Callable[..., Http], call: str) -> None:
+    """The lease may end while a connection is made."""
+    answers = iter([True, False])
+
+    with vendor(lambda connection, first: connection.sendall(OK)) as (url, received):
+        http = make(url, may_write=lambda: next(answers))
+        error = failure(lambda: getattr(http, call)("/x", {}))
+
+    assert (error.fault, error.ambiguous) == (Fault.OURS, False)
+    assert str(error) == f"Vendor: {call.upper()} /x was not sent: another process may have taken over"
+    assert received == [b""], "the connection was made, and nothing was sent"
+
+
+def test_a_read_needs_no_leave_to_write(make: Callable[..., Http]) -> None:
+    with vendor(lambda connection, first: connection.sendall(OK)) as (url, _):
+        assert make(url, may_write=lambda: False).get("/x") == {}

@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -18,6 +17,7 @@ import structlog
 from app.clients.errors import ApiError, Fault
 from app.clients.http import LONGEST_WAIT_SECONDS
 from app.clock import ClockWatch
+from app.crowd import Crowd
 from app.events import Event, Job, Lane, Outcome, State, Webhook
 from app.flows import Flow, Ledger, Result
 from app.journal import Journal, JournalError, Recorded, Settlement
@@ -32,9 +32,7 @@ POLL_SECONDS = 1.0  # how soon a job is seen that another process wrote or let g
 RENEW_SECONDS = 15.0
 LONG_STREAK = 3  # failed batches in a row that are an outage: after it, what waits is tried at once
 PURGE_SECONDS = 3600.0
-CROWD = 8  # webhooks that are written down at once: more than that is a burst
-CROWD_SECONDS = 0.3  # how long a burst may keep the first batch waiting
-CROWD_LOOK_SECONDS = 0.01
+CROWD_LOOK_SECONDS = 0.02
 STOP_SECONDS = 20.0  # less than gunicorn's grace
 
 
@@ -63,7 +61,7 @@ class Dispatcher:
         self._clock = clock
         self._waits: dict[int, Wait] = {}  # by event id
         self._waits_lock = threading.Lock()
-        self._coming = 0  # webhooks that are being written down
+        self._crowd = Crowd()
         self._watch = ClockWatch()
         self._set_back = False
         self._stopping = threading.Event()
@@ -86,25 +84,18 @@ class Dispatcher:
             with self._waits_lock:
                 self._waits.update(dict.fromkeys(receipts[0].wait.open, receipts[0].wait))
 
-        with self._coming_in():
-            self._journal.record(webhook, found, now=self._clock(), committed=expect, seconds=seconds)
+        self._crowd.comes()
+        self._journal.record(webhook, found, now=self._clock(), committed=expect, seconds=seconds)
         return receipts[0]
 
-    @contextmanager
-    def _coming_in(self) -> Iterator[None]:
-        with self._waits_lock:
-            self._coming += 1
-        try:
-            yield
-        finally:
-            with self._waits_lock:
-                self._coming -= 1
+    def let_in(self) -> bool:
+        """Wait while a crowd of webhooks comes in: they are answered sooner, and make fewer batches.
 
-    def let_in(self) -> None:
-        """Wait a moment while many webhooks are written down: they are answered sooner, and make one batch."""
-        deadline = time.monotonic() + CROWD_SECONDS
-        while self._coming > CROWD and time.monotonic() < deadline:
-            self._stopping.wait(CROWD_LOOK_SECONDS)
+        Say whether work may begin: False when the carriers are to end.
+        """
+        while self._crowd.waits() and not self._stopping.wait(CROWD_LOOK_SECONDS):
+            pass
+        return not self._stopping.is_set()
 
     def _forget(self, receipt: Receipt) -> None:
         with self._waits_lock:
@@ -124,7 +115,9 @@ class Dispatcher:
     def _wait(self, wait: Wait, seconds: float) -> None:
         self.start()
         self.wake([Lane.RESOLVE])
-        if self.lanes[Lane.RESOLVE].paused or not self._places.acquire(blocking=False):
+        if self.lanes[Lane.RESOLVE].paused or self._crowd.waits():
+            return
+        if not self._places.acquire(blocking=False):
             return
         try:
             wait.over.wait(seconds)
@@ -323,8 +316,8 @@ class Carrier:
                 # Not the time until its end: another process may end it sooner.
                 self._dispatcher.stopping.wait(min(POLL_SECONDS, max(0.01, pause.until - self._clock())))
                 return True
-        if self._lane == Lane.RESOLVE:
-            self._dispatcher.let_in()
+        if not self._dispatcher.let_in():
+            return False
         batch = self._claim(told)
         if not batch:
             return told

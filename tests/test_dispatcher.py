@@ -16,7 +16,7 @@ from databases import run_sql
 from journal_events import WEBHOOK, owed, stage
 from support import at_once, eventually
 
-from app import dispatcher, retry
+from app import crowd, dispatcher, retry
 from app.clients.errors import ApiError, Fault
 from app.dispatcher import Dispatcher
 from app.events import DONE, HELD, Event, Job, Lane, Outcome, State, Step
@@ -161,6 +161,27 @@ def test_a_batch_holds_no_more_than_its_limit(house: House, monkeypatch: pytest.
 
     eventually(lambda: house.states() == ["done"] * 10)
     assert [len(batch) for batch in flow.batches] == [4, 4, 2]
+
+
+def test_while_a_crowd_comes_in_no_work_begins_and_no_request_waits_for_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written down and answered sooner, and are one batch then."""
+    monkeypatch.setattr(crowd, "MANY", 1)
+    monkeypatch.setattr(crowd, "WITHIN_SECONDS", 2 * LONG)
+    monkeypatch.setattr(crowd, "LONGEST_SECONDS", 2 * LONG)
+    flow = Told()
+    process = house.process(resolve=flow)
+    process.start()
+    receipts = [tell(process, stage(number)) for number in range(10)]
+
+    assert timed(lambda: process.carry_out(receipts[-1], 2 * LONG)) < AT_ONCE
+    time.sleep(5 * dispatcher.POLL_SECONDS)
+    assert flow.batches == []
+    monkeypatch.setattr(crowd, "LONGEST_SECONDS", 0.0)
+
+    eventually(lambda: house.states() == ["done"] * 10)
+    assert len(flow.batches) == 1
 
 
 # -- requests that wait -------------------------------------------------------------------------------------------

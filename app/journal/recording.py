@@ -150,14 +150,22 @@ def _write(connection: Connection, new: Sequence[_New]) -> None:
     if not new:
         return
     tellings = list({id(one.told): one.told for one in new}.values())
-    webhook_ids = connection.scalars(sql.ADD_WEBHOOKS, [webhook_row(told.webhook, told.now) for told in tellings])
-    of_telling = {id(told): webhook_id for told, webhook_id in zip(tellings, webhook_ids, strict=True)}
+    webhook_rows = [webhook_row(told.webhook, told.now) for told in tellings]
+    ids: dict[Any, list[int]] = {}  # webhooks that are alike in all are as good as each other
+    for written in connection.execute(sql.ADD_WEBHOOKS, webhook_rows):
+        ids.setdefault(_likeness(written._asdict()), []).append(written.id)
+    of_telling = {id(told): ids[_likeness(row)].pop() for told, row in zip(tellings, webhook_rows, strict=True)}
     rows = [event_row(one.event, of_telling[id(one.told)], one.told.now) for one in new]
-    for one, event_id in zip(new, connection.scalars(sql.ADD_EVENTS, rows), strict=True):
-        one.id = event_id
+    of_key = {row["dedupe_key"]: one for one, row in zip(new, rows, strict=True)}
+    for event_id, key in connection.execute(sql.ADD_EVENTS, rows):
+        of_key[key].id = event_id
     connection.execute(
-        sql.ADD_JOB, [first_job_row(one.id, one.event.order_key, one.refusal, one.told.now) for one in new]
+        sql.ADD_JOBS, [first_job_row(one.id, one.event.order_key, one.refusal, one.told.now) for one in new]
     )
+
+
+def _likeness(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["source"], row["content_type"], row["body"], row["received_at"]
 
 
 def _write_scopes(connection: Connection, upserts: sql.Upserts, new: Sequence[_New]) -> None:

@@ -55,9 +55,11 @@ LOGGED_DEALS = (
     )
     .distinct()
 )
-ADD_WEBHOOKS = insert(webhooks).returning(webhooks.c.id, sort_by_parameter_order=True)
-ADD_EVENTS = insert(events).returning(events.c.id, sort_by_parameter_order=True)
-ADD_JOB = insert(jobs)
+# With something to return, many rows are one statement. They come back in any order: what is told besides the id
+# says which is which.
+ADD_WEBHOOKS = insert(webhooks).returning(webhooks)
+ADD_EVENTS = insert(events).returning(events.c.id, events.c.dedupe_key)
+ADD_JOBS = insert(jobs).returning(jobs.c.id)
 
 # -- jobs --
 
@@ -105,21 +107,16 @@ CLAIMABLE = (
 ANYTHING_CLAIMABLE = select(jobs.c.id).where(*_claimable).limit(1)
 LEASE = (
     update(jobs)
-    .where(jobs.c.id == bindparam("job_id"))
+    .where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
     .values(owner=bindparam("holder"), lease_until=bindparam("until_"))
 )
 
 # Fencing: nothing is written for a job that another process has taken over.
 _OURS = and_(jobs.c.id == bindparam("job_id"), jobs.c.owner == bindparam("holder"), OWED)
-OURS = select(jobs.c.id).where(
-    jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.owner == bindparam("holder"), OWED
-)
-RENEW = (
-    update(jobs)
-    .where(jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.owner == bindparam("holder"), OWED)
-    .values(lease_until=bindparam("until_"))
-)
-WRITE_STEPS = update(jobs).where(_OURS).values(steps=bindparam("steps_"))
+_ALL_OURS = and_(jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.owner == bindparam("holder"), OWED)
+OURS = select(jobs.c.id).where(_ALL_OURS)
+RENEW = update(jobs).where(_ALL_OURS).values(lease_until=bindparam("until_"))
+WRITE_STEPS = update(jobs).where(_ALL_OURS).values(steps=bindparam("steps_")).returning(jobs.c.id)
 _steps_or_as_they_are = func.coalesce(bindparam("steps_", type_=jobs.c.steps.type), jobs.c.steps)
 TRY_AGAIN = (
     update(jobs)
@@ -135,7 +132,7 @@ TRY_AGAIN = (
 )
 END = (
     update(jobs)
-    .where(_OURS)
+    .where(_ALL_OURS)
     .values(
         owner=None,
         lease_until=0.0,
@@ -146,7 +143,7 @@ END = (
     )
 )
 SET_CONTEXT = update(events).where(events.c.id == bindparam("event_id_")).values(context=bindparam("context_"))
-RELEASE = update(jobs).where(_OURS).values(owner=None, lease_until=0.0)
+RELEASE = update(jobs).where(_ALL_OURS).values(owner=None, lease_until=0.0)
 HURRY = (
     update(jobs)
     .where(jobs.c.lane == bindparam("lane_"), OWED, jobs.c.due_at > now(), jobs.c.attempts > 0)

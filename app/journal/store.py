@@ -32,6 +32,7 @@ from app.journal.tables import cooldowns, events, jobs, sightings, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 LEASE_SECONDS = 60.0
 FAR_AHEAD = 1e12  # later than any time
@@ -160,9 +161,8 @@ class Journal:
                 return []
             rows = connection.execute(sql.CLAIMABLE, {**due, "limit": limit}).mappings().all()
             if rows:
-                until = now + LEASE_SECONDS
-                leases = [{"job_id": row["id"], "holder": self.owner, "until_": until} for row in rows]
-                connection.execute(sql.LEASE, leases)
+                lease = {"holder": self.owner, "until_": now + LEASE_SECONDS}
+                connection.execute(sql.LEASE, lease | {"job_ids": [row["id"] for row in rows]})
             return rows
 
         # A look costs little; taking the write lock for nothing would slow everybody.
@@ -187,16 +187,13 @@ class Journal:
     def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
         """Write the steps of jobs, by job id; return the ids of the jobs that are still ours."""
 
-        rows = [
-            {"job_id": job_id, "holder": self.owner, "steps_": steps_text(steps)}
-            for job_id, steps in ledgers.items()
-        ]
+        alike = _alike((steps_text(steps), job_id) for job_id, steps in ledgers.items())
 
         def work(connection: Connection) -> set[int]:
-            if len(rows) == 1:
-                return set(ledgers) if connection.execute(sql.WRITE_STEPS, rows[0]).rowcount else set()
-            ours = self._ours(connection, ledgers)
-            _execute(connection, sql.WRITE_STEPS, [row for row in rows if row["job_id"] in ours])
+            ours: set[int] = set()
+            for steps, job_ids in alike.items():
+                written = {"job_ids": job_ids, "holder": self.owner, "steps_": steps}
+                ours.update(connection.scalars(sql.WRITE_STEPS, written))
             return ours
 
         return self._writer.run("write_steps", work)
@@ -279,8 +276,8 @@ class Journal:
 
     def release(self, held: Iterable[Job]) -> None:
         """Let go of jobs that are not carried out any more, so that nobody waits for their leases to end."""
-        ours = [{"job_id": job.id, "holder": self.owner} for job in held]
-        if ours:
+        ours = {"job_ids": [job.id for job in held], "holder": self.owner}
+        if ours["job_ids"]:
             self._writer.run("release", lambda connection: connection.execute(sql.RELEASE, ours), durable=False)
 
     def hurry(self, lane: Lane, *, now: float) -> None:
@@ -472,24 +469,42 @@ class Journal:
     def _settle(self, connection: Connection, settled: Sequence[Settlement], now: float) -> None:
         """Write settlements and what follows: a statement for each kind of row, since each has its cost."""
         again: list[Row] = []
-        ended: list[Row] = []
+        ended: list[tuple[tuple[str, str, str | None], int]] = []
         contexts: list[Row] = []
         owed: list[Row] = []
         for settlement in settled:
             job, outcome = settlement.job, settlement.outcome
             steps = None if settlement.steps is None else steps_text(settlement.steps)
-            ours = {"job_id": job.id, "holder": self.owner, "reason_": outcome.reason, "steps_": steps}
             if outcome.state == State.PENDING:
-                again.append(ours | {"due_at_": settlement.due_at, "failures": int(settlement.failed)})
+                again.append(
+                    {
+                        "job_id": job.id,
+                        "holder": self.owner,
+                        "reason_": outcome.reason,
+                        "steps_": steps,
+                        "due_at_": settlement.due_at,
+                        "failures": int(settlement.failed),
+                    }
+                )
                 continue
-            ended.append(ours | {"state_": outcome.state.value, "settled_at_": now})
+            ended.append(((outcome.state.value, outcome.reason, steps), job.id))
             if outcome.context is not None:
                 contexts.append({"event_id_": job.event.id, "context_": context_text(outcome.context)})
             owed += [job_row(job.event.id, item, now) for item in outcome.owed]
         _execute(connection, sql.TRY_AGAIN, again)
-        _execute(connection, sql.END, ended)
+        for (state, reason, steps), job_ids in _alike(ended).items():
+            end = {"state_": state, "reason_": reason, "steps_": steps, "settled_at_": now}
+            connection.execute(sql.END, end | {"job_ids": job_ids, "holder": self.owner})
         _execute(connection, sql.SET_CONTEXT, contexts)
-        _execute(connection, sql.ADD_JOB, owed)
+        _execute(connection, sql.ADD_JOBS, owed)
+
+
+def _alike(items: Iterable[tuple[K, int]]) -> dict[K, list[int]]:
+    """Return the ids of those that get the same: one statement writes them all."""
+    found: dict[K, list[int]] = {}
+    for what, item_id in items:
+        found.setdefault(what, []).append(item_id)
+    return found
 
 
 def _execute(connection: Connection, statement: Executable, rows: Sequence[Row]) -> None:

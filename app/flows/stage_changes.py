@@ -154,7 +154,8 @@ class EnchargeFlow:
                 ledger.forget([(job, EVENT)])
             return error
         if not again or self._by_tag:
-            ledger.finish([(job, EVENT)], last=ledger.of_one)
+            # What can be looked up, or repeated, may be written down with the settlement.
+            ledger.finish([(job, EVENT)], last=ledger.of_one and (self._together or self._by_tag))
             return DONE
         # The person does not tell it: it was not recorded, or another deal's event came after it.
         log.warning("possible duplicate", lane=job.lane, event_id=job.event.id, key=job.order_key)

@@ -199,7 +199,10 @@ class Journal:
         return self._writer.run("write_steps", work)
 
     def settle(self, settlements: Sequence[Settlement], *, now: float) -> list[Settlement]:
-        """Write how jobs ended, with what follows from them; return those that were still ours to settle."""
+        """Write how jobs ended, with what follows from them; return those that were still ours to settle.
+
+        It need not be on disk: after a power cut a job whose step was begun is looked up at its vendor.
+        """
 
         def work(connection: Connection) -> list[Settlement]:
             ours = self._ours(connection, [settlement.job.id for settlement in settlements])
@@ -208,7 +211,7 @@ class Journal:
             return settled
 
         try:
-            return self._writer.run("settle", work)
+            return self._writer.run("settle", work, durable=False)
         except JournalError as error:
             if not isinstance(error.__cause__, IntegrityError | DataError):
                 raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +13,12 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
+from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order, Upsert
 from app.cli import backfill, broadcasts, events, reconcile, work
+from app.clients.alerts import AlertClient
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
+from app.clients.http import Observe, unobserved
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient, Person
 from app.clients.throttle import Priority, Throttle
@@ -27,14 +31,18 @@ from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, ench
 from app.guardian import Answers, Guardian
 from app.journal import Journal, JournalError
 from app.lease import Lease, NoLease
+from app.logs import Veil
 from app.mapping import MappingError, Rules
 from app.ops import health
+from app.ops import metrics as ops_metrics
+from app.ops.metrics import Metrics
 from app.reconcile import Reconciler
 from app.rounds import Rounds
 from app.settings import Settings, SettingsError
 from app.webhooks import encharge, kommo, ortto, routes
 from app.webhooks.routes import Receiver, Route
 
+__version__ = "0.1.0"
 EXTENSION = "kommo-relay"
 
 
@@ -45,36 +53,47 @@ def create_app(configured: Settings | None = None) -> Flask:
     """
     try:
         told = configured or settings.load()
+        logs.configure(told.log_level, told.log_format, make_veil(told))
         rules = mapping.load(told.mapping_file, told.mapping_variables)
-        logs.configure(told.log_level, told.log_format)
         journal = Journal(told.database_url)
     except (SettingsError, MappingError, JournalError) as error:
         sys.exit(f"Kommo Relay cannot start:\n{error}")
+    metrics = Metrics(__version__)
     leases = {lane: Lease() for lane in Lane}
-    clients = make_clients(told, journal, leases)
+    clients = make_clients(told, journal, leases, metrics.called)
     retention = told.retention_days * 86400.0
     # What nobody waits for must not stand in the way of what somebody does, nor does it wait for a lane's lease.
-    watching = make_clients(told, journal, dict.fromkeys(Lane, NoLease())).backfill
+    watching = make_clients(told, journal, dict.fromkeys(Lane, NoLease()), metrics.called).backfill
     reconciler = Reconciler(journal, watching, rules)
-    guardian = Guardian(watching, told.kommo_webhook_secrets, told.public_url)
-    rounds = Rounds(journal, reconciler, guardian, seconds=told.reconcile_minutes * 60.0)
+    flows = make_flows(told, rules, clients)
+    vendors = {lane: vendor for lane, (vendor, _) in flows.items()}
+    metrics.watch(journal, vendors.values(), told.kommo_rate_limit)
     dispatcher = Dispatcher(
         journal,
-        make_flows(told, rules, clients),
+        flows,
         leases=leases,
-        chores={"rounds": rounds.run} if told.reconcile_minutes else {},
+        chores=make_chores(told, journal, vendors, reconciler, watching, metrics),
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
         retention=retention,
+        observe=metrics.settled,
     )
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = routes.LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions[EXTENSION] = dispatcher
     ways = make_routes(told)
-    receiver = Receiver(ways, rules, dispatcher, budget=told.reply_budget_seconds, to_kommo=Answers().answered)
+    receiver = Receiver(
+        ways,
+        rules,
+        dispatcher,
+        budget=told.reply_budget_seconds,
+        to_kommo=Answers().answered,
+        observe=metrics.answered,
+    )
     app.register_blueprint(routes.make_blueprint(receiver, ways))
-    app.register_blueprint(health.make_blueprint(journal))
+    app.register_blueprint(health.make_blueprint(journal, vendors, oldest=told.overdue_minutes * 60.0))
+    app.register_blueprint(ops_metrics.make_blueprint(metrics, told.ops_token))
     for command in (
         work.make_command(dispatcher),
         *events.make_commands(journal, retention),
@@ -85,6 +104,40 @@ def create_app(configured: Settings | None = None) -> Flask:
         app.cli.add_command(command)
     app.register_error_handler(HTTPException, explain)
     return app
+
+
+def make_veil(told: Settings) -> Veil:
+    """Return what cleans log lines."""
+    return Veil(told.hidden, emails=told.log_emails)
+
+
+def make_chores(
+    told: Settings,
+    journal: Journal,
+    vendors: Mapping[Lane, str],
+    reconciler: Reconciler,
+    kommo: KommoClient,
+    metrics: Metrics,
+) -> dict[str, Callable[[threading.Event], None]]:
+    """Return what runs beside the lanes, by name; what is switched off is not there."""
+    chores: dict[str, Callable[[threading.Event], None]] = {}
+    hook_stands: Callable[[str], None] = lambda fault: None  # noqa: E731 - unless somebody wants to hear it
+    if told.alert_webhook_url:
+        alerts = Alerts(
+            journal,
+            AlertClient(told.alert_webhook_url, observe=metrics.called),
+            vendors,
+            overdue=told.overdue_minutes * 60.0,
+            watches_hook=bool(told.reconcile_minutes),
+            link=f"{told.public_url}/ops" if told.public_url else "",
+            clean=Veil(told.hidden, emails="none").words,
+        )
+        chores["alerts"], hook_stands = alerts.run, alerts.hook_stands
+    if told.reconcile_minutes:
+        guardian = Guardian(kommo, told.kommo_webhook_secrets, told.public_url, heard=hook_stands)
+        seconds = told.reconcile_minutes * 60.0
+        chores["rounds"] = Rounds(journal, reconciler, guardian, seconds=seconds, found=metrics.reconciled).run
+    return chores
 
 
 @dataclass(frozen=True)
@@ -98,8 +151,13 @@ class Clients:
     ortto: OrttoClient | None
 
 
-def make_clients(told: Settings, journal: Journal, leases: Mapping[Lane, Lease]) -> Clients:
-    """Return the clients, each of which writes only while this process holds its lane."""
+def make_clients(
+    told: Settings, journal: Journal, leases: Mapping[Lane, Lease], observe: Observe = unobserved
+) -> Clients:
+    """Return the clients, each of which writes only while this process holds its lane.
+
+    `observe` hears of every call.
+    """
     encharge_client, ortto_client = None, None
     if told.encharge_api_key:
         flavour = ArticleEnchargeClient if told.encharge_dialect == "article" else EnchargeClient
@@ -109,9 +167,12 @@ def make_clients(told: Settings, journal: Journal, leases: Mapping[Lane, Lease])
             told.encharge_api_key,
             told.encharge_write_key,
             may_write=leases[Lane.ENCHARGE].holds,
+            observe=observe,
         )
     if told.ortto_api_key:
-        ortto_client = OrttoClient(told.ortto_api_url, told.ortto_api_key, may_write=leases[Lane.ORTTO].holds)
+        ortto_client = OrttoClient(
+            told.ortto_api_url, told.ortto_api_key, may_write=leases[Lane.ORTTO].holds, observe=observe
+        )
     budget = partial(Throttle, journal, "kommo", told.kommo_rate_limit)
     tasks, stages, rest = map(budget, (Priority.TASKS, Priority.STAGES, Priority.BACKFILL))
     crm = KommoClient(
@@ -120,6 +181,7 @@ def make_clients(told: Settings, journal: Journal, leases: Mapping[Lane, Lease])
         throttle=tasks.wait,
         refused=tasks.refused,
         may_write=leases[Lane.KOMMO].holds,
+        observe=observe,
     )
     return Clients(
         kommo=crm,
@@ -199,5 +261,6 @@ def make_routes(told: Settings) -> dict[Source, Route]:
 
 
 def explain(error: HTTPException) -> ResponseReturnValue:
-    """Answer every HTTP error as JSON."""
-    return jsonify(error=error.description), error.code or 500
+    """Answer every HTTP error as JSON, with the headers that belong to it."""
+    headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
+    return jsonify(error=error.description), error.code or 500, headers

@@ -48,16 +48,19 @@ class Dispatcher:
         retention: float,
         leases: Mapping[Lane, Lease] | None = None,
         chores: Mapping[str, Callable[[threading.Event], None]] | None = None,
+        observe: Callable[[Settlement], None] = lambda settlement: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`flows`: each lane's vendor and flow. `places`: requests that may wait at once. `retention`: seconds.
 
         `chores`: what else runs as long as the carriers do, each in a thread of its own, until the event is set.
+        `observe` hears of each settled job.
         """
         self._journal = journal
         self._places = threading.BoundedSemaphore(places)
         self._retention = retention
         self._chores = chores or {}
+        self.observe = observe
         self._clock = clock
         self._waits: dict[int, Wait] = {}  # by event id
         self._waits_lock = threading.Lock()
@@ -363,7 +366,8 @@ class Carrier:
             self._pause(vendor, now, pause, reason)
         settlements = [replace(item, steps=ledger.unsaved(item.job)) for item in settlements]
         for settlement in self._journal.settle(settlements, now=now):
-            _report(settlement, seconds)
+            _report(settlement, self._vendor, seconds)
+            self._dispatcher.observe(settlement)
             self._dispatcher.settled(settlement)
 
     def _pause(self, vendor: str, now: float, seconds: float, reason: str) -> None:
@@ -385,16 +389,18 @@ def _failed(job: Job, error: ApiError, decision: Decision, now: float) -> Settle
     return Settlement(job, waiting, due_at=now + decision.seconds, failed=decision.counts)
 
 
-def _report(settlement: Settlement, seconds: float) -> None:
-    """Write one line per delivery, without body, address or token."""
+def _report(settlement: Settlement, vendor: str, seconds: float) -> None:
+    """Write one line per delivery, without body or token."""
     job, outcome = settlement.job, settlement.outcome
     write = log.error if outcome.state == State.DEAD else log.info
     write(
         "job",
+        vendor=vendor,
         lane=job.lane,
         event_id=job.event.id,
         kind=job.event.kind,
-        key=job.order_key if job.order_key.startswith("lead:") else "",
+        deal=job.lead_id,
+        email=job.email,
         state=outcome.state,
         reason=outcome.reason,
         attempts=job.attempts + settlement.failed,

@@ -373,6 +373,19 @@ class Job:
     plan: Plan | None = None  # None in the resolve lane
     steps: Mapping[str, Step] = field(default_factory=dict)
 
+    @property
+    def lead_id(self) -> int | None:
+        """The deal that it is about, if that is known."""
+        data = self.event.data
+        return self.plan.lead_id if self.plan else data.lead_id
+
+    @property
+    def email(self) -> str | None:
+        """The person's address, if that is known."""
+        if isinstance(self.plan, StageNews):
+            return self.plan.email
+        return self.event.data.email if isinstance(self.event.data, EmailActivity) else None
+
 
 @dataclass(frozen=True)
 class Outcome:

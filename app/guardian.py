@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import structlog
 
-from app.clients.errors import ApiError
+from app.clients.errors import ApiError, Fault
 from app.clients.kommo import Hook, KommoClient
 
 log = structlog.get_logger("relay.guardian")
@@ -37,22 +37,29 @@ class Guardian:
         secrets: Sequence[str],
         public_url: str | None,
         clock: Callable[[], float] = time.monotonic,
+        heard: Callable[[str], None] = lambda fault: None,
     ) -> None:
+        """`heard` is told what is wrong, or '', each time that it is certain."""
         self._kommo = kommo
         self._secrets = secrets
         self._public_url = public_url
         self._clock = clock
         self._said = ("", float("-inf"))
+        self._heard = heard
 
     def look(self) -> str:
         """Look, mend what may be mended, log what may not; return what is wrong now, in a sentence, or ''."""
+        certain = True
         try:
             fault = self._mend(self._kommo.webhooks())
         except ApiError as error:
+            certain = error.fault == Fault.LOCKED_OUT
             fault = self._hide(f"Kommo's webhook cannot be looked after: {error}.")
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                 fault += " KOMMO_ACCESS_TOKEN must be an administrator's."
         self._say(fault)
+        if certain:
+            self._heard(fault)
         return fault
 
     def _mend(self, hooks: Sequence[Hook]) -> str:

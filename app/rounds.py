@@ -28,12 +28,15 @@ class Rounds:
         guardian: Guardian,
         *,
         seconds: float,
+        found: Callable[[int], None] = lambda count: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`found` hears how many stage changes were found of which no webhook had told."""
         self._journal = journal
         self._reconciler = reconciler
         self._guardian = guardian
         self._seconds = seconds
+        self._found = found
         self._clock = clock
 
     def run(self, stopping: threading.Event) -> None:
@@ -62,6 +65,7 @@ class Rounds:
             return False
         finally:
             self._reconciler.end_turn()
+        self._found(report.new)
         if report.new:
             log.warning("stage changes that no webhook told of", new=report.new, known=report.known)
         return True

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv.parser import parse_stream
 
@@ -41,6 +41,9 @@ VARIABLES = (
     "PUBLIC_URL",
     "LOG_LEVEL",
     "LOG_FORMAT",
+    "LOG_EMAILS",
+    "ALERT_WEBHOOK_URL",
+    "OVERDUE_MINUTES",
     "WEB_THREADS",
     "HOST",
     "PORT",
@@ -65,6 +68,7 @@ LARGEST_ID = 2**63 - 1
 _KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _KOMMO_HOST = re.compile(rf"({_LABEL.pattern})\.(kommo\.com|amocrm\.com|amocrm\.ru)")
+_PASSWORD = re.compile(r"(?:://[^/:@]*:|[?&](?:ssl)?password=)([^&]+?)(?=@|&|$)")  # in the address of a database
 _MAKE_ONE = "make one with `openssl rand -hex 24`"
 
 
@@ -106,9 +110,33 @@ class Settings:
     public_url: str | None  # without a slash at the end
     log_level: str  # upper case
     log_format: str  # json, console
+    log_emails: str  # masked, full
+    alert_webhook_url: str | None = field(repr=False)  # such an address is a secret
+    overdue_minutes: int
     web_threads: int
     web_host: str
     web_port: int
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Return all that must never be seen: secrets, keys, and the password of the database."""
+        passwords = _PASSWORD.findall(self.database_url)
+        alerts = urlsplit(self.alert_webhook_url or "")
+        values = (
+            self.kommo_access_token,
+            *self.kommo_webhook_secrets,
+            self.encharge_api_key,
+            self.encharge_write_key,
+            *self.encharge_webhook_secrets,
+            self.ortto_api_key,
+            *self.ortto_webhook_secrets,
+            self.ops_token,
+            *passwords,
+            *map(unquote, passwords),
+            alerts.path.strip("/"),
+            alerts.query,
+        )
+        return tuple(dict.fromkeys(value for value in values if value))
 
     @property
     def mapping_variables(self) -> Mapping[str, int | None]:
@@ -178,13 +206,16 @@ def _read(reader: _Reader) -> Settings:
         ortto_api_url=_ortto_url(reader),
         database_url=_database_url(reader),
         mapping_file=Path(reader.text("MAPPING_FILE", "config/mapping.yaml")),
-        ops_token=reader.token("OPS_TOKEN"),
+        ops_token=reader.secret("OPS_TOKEN"),
         reply_budget_seconds=_reply_budget(reader),
         retention_days=reader.whole("RETENTION_DAYS", 30, lowest=1),
         reconcile_minutes=reader.whole("RECONCILE_MINUTES", 5, lowest=0),
         public_url=reader.url("PUBLIC_URL", "https://example.com") if reader.has("PUBLIC_URL") else None,
         log_level=reader.choice("LOG_LEVEL", "INFO", LOG_LEVELS),
         log_format=reader.choice("LOG_FORMAT", "json", ("json", "console")),
+        log_emails=reader.choice("LOG_EMAILS", "masked", ("masked", "full")),
+        alert_webhook_url=reader.address("ALERT_WEBHOOK_URL"),
+        overdue_minutes=reader.whole("OVERDUE_MINUTES", 15, lowest=1),
         web_threads=reader.whole("WEB_THREADS", 32, lowest=4),
         web_host=reader.text("HOST", "0.0.0.0"),  # noqa: S104  # a container is reached from outside
         web_port=_port(reader),
@@ -345,6 +376,13 @@ class _Reader:
             )
         return secrets
 
+    def secret(self, name: str) -> str | None:
+        """Return one secret of our own making: as long as a webhook's, and fit for a header."""
+        value = self.token(name)
+        if value and len(value) < SHORTEST_SECRET:
+            self.fault(f"{name} is shorter than {SHORTEST_SECRET} characters: {_MAKE_ONE}.")
+        return value
+
     def number(self, name: str, default: float) -> float:
         """Return a number, with or without a fraction."""
         value = self.text(name)
@@ -393,6 +431,19 @@ class _Reader:
             )
             return default
         return value.rstrip("/")
+
+    def address(self, name: str) -> str | None:
+        """Return an address to post to, which may hold a query; None if it is not set."""
+        value = self.text(name)
+        if not value:
+            return None
+        if not _is_base_url(value.partition("?")[0]) or not re.fullmatch(r"[!-~]+", value) or "#" in value:
+            self.fault(
+                f"{name} must be an http:// or https:// address with a host, like "
+                "https://hooks.slack.com/services/…: copy it again, and nothing else."
+            )
+            return None
+        return value
 
     def refuse_strangers(self) -> None:
         """Refuse variables that look like ours and are not: a typo must not pass in silence."""

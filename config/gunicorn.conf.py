@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from app import EXTENSION, create_app, settings
+from app import EXTENSION, create_app, logs, make_veil, settings
 from app.settings import SettingsError
 
 try:
@@ -25,6 +25,13 @@ keepalive = 75  # longer than the usual proxy's, so that the proxy and not we cl
 # The app writes one line per webhook itself. An access log would show the path, and the path may hold the secret.
 accesslog = None
 errorlog = "-"
+# Its own lines may hold a request's first line, and so the path: they go through the same hands as ours.
+logconfig_dict = {
+    "formatters": {"relay": {"()": logs.formatter, "form": told.log_format, "veil": make_veil(told)}},
+    "handlers": {"relay": {"class": "logging.StreamHandler", "formatter": "relay", "stream": "ext://sys.stderr"}},
+    "root": {"level": "WARNING", "handlers": ["relay"]},
+    "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["relay"], "propagate": False}},
+}
 # Its place is in the home directory, where two services of one user would share it.
 control_socket_disable = True
 

@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "webhooks",
         "ops",
         "cli",
+        "alerts",
         "backfill",
         "dispatcher",
         "flows",
@@ -42,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rounds": {"clients", "guardian", "journal", "reconcile"},
     "reconcile": OUTSIDE,
     "guardian": {"clients"},
+    "alerts": OUTSIDE,
     "receipts": WORDS | {"journal"},
     "flows": WORDS | {"clients", "mapping"},
     "retry": {"clients"},
@@ -70,6 +72,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "yaml": ("app.mapping.file",),
     "dotenv": ("app.settings",),
     "gunicorn": (),
+    "prometheus_client": ("app.ops.metrics",),
 }
 """Where a library may be imported: `app` is the one file, any other is that module and all below it."""
 

@@ -48,6 +48,9 @@ def test_the_needed_settings_are_enough_and_the_rest_has_defaults() -> None:
         public_url=None,
         log_level="INFO",
         log_format="json",
+        log_emails="masked",
+        alert_webhook_url=None,
+        overdue_minutes=15,
         web_threads=32,
         web_host="0.0.0.0",  # noqa: S104
         web_port=8000,
@@ -72,13 +75,16 @@ def test_every_setting_is_read() -> None:
         "ORTTO_REGION": "EU",
         "DATABASE_URL": "postgresql://relay:pass-word@db/relay",
         "MAPPING_FILE": "/etc/relay/mapping.yaml",
-        "OPS_TOKEN": "ops-token",
+        "OPS_TOKEN": "ops-token-0123456789",
         "REPLY_BUDGET_SECONDS": "0",
         "RETENTION_DAYS": "7",
         "RECONCILE_MINUTES": "0",
         "PUBLIC_URL": "https://relay.example.com/kommo/",
         "LOG_LEVEL": "debug",
         "LOG_FORMAT": "Console",
+        "LOG_EMAILS": "Full",
+        "ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/x?key=1",
+        "OVERDUE_MINUTES": "5",
         "WEB_THREADS": "4",
         "HOST": "127.0.0.1",
         "PORT": "8080",
@@ -103,13 +109,16 @@ def test_every_setting_is_read() -> None:
         ortto_api_url="https://api.eu.ap3api.com/v1",
         database_url="postgresql://relay:pass-word@db/relay",
         mapping_file=Path("/etc/relay/mapping.yaml"),
-        ops_token="ops-token",
+        ops_token="ops-token-0123456789",
         reply_budget_seconds=0.0,
         retention_days=7,
         reconcile_minutes=0,
         public_url="https://relay.example.com/kommo",
         log_level="DEBUG",
         log_format="console",
+        log_emails="full",
+        alert_webhook_url="https://hooks.example.com/services/T0/B0/x?key=1",
+        overdue_minutes=5,
         web_threads=4,
         web_host="127.0.0.1",
         web_port=8080,
@@ -345,9 +354,15 @@ def test_these_are_right(environ: dict[str, str]) -> None:
 
 def test_no_secret_is_in_the_repr() -> None:
     settings = load(
-        {**NEEDED, **ENCHARGE, **ORTTO, "OPS_TOKEN": "ops-1", "DATABASE_URL": "postgresql://u:pw-1@h/d"}
+        {
+            **NEEDED,
+            **ENCHARGE,
+            **ORTTO,
+            "OPS_TOKEN": "ops-token-0123456789",
+            "DATABASE_URL": "postgresql://u:pw-1@h/d",
+        }
     )
-    secrets = ["token-1", SECRET, *ENCHARGE.values(), *ORTTO.values(), "ops-1", "pw-1"]
+    secrets = ["token-1", SECRET, *ENCHARGE.values(), *ORTTO.values(), "ops-token-0123456789", "pw-1"]
     assert [secret for secret in secrets if secret in f"{settings!r} {settings}"] == []
 
 

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from app.addresses import clean_email
 from app.clients.errors import ApiError, Fault
-from app.clients.http import Http, Refusal, understanding
+from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.clients.people import PEOPLE_A_READ, found_person
 from app.events import FoundPerson
 
@@ -80,11 +81,12 @@ class EnchargeClient:
         write_key: str | None,
         *,
         may_write: Callable[[], bool] = lambda: True,
+        observe: Observe = unobserved,
     ) -> None:
-        self._http = Http("Encharge", url, self._key(api_key), explain=_explain, may_write=may_write)
+        make = partial(Http, explain=_explain, may_write=may_write, observe=observe)
+        self._http = make("Encharge", url, self._key(api_key))
         # The Ingest API has a host and a key of its own.
-        key = self._key(write_key or api_key)
-        self._ingest = Http("Encharge Ingest", ingest_url, key, explain=_explain, may_write=may_write)
+        self._ingest = make("Encharge Ingest", ingest_url, self._key(write_key or api_key))
 
     @staticmethod
     def _key(key: str) -> dict[str, str]:

@@ -45,13 +45,31 @@ class Refusal:
     retry_after: object = None
 
 
+@dataclass(frozen=True)
+class Call:
+    """A request that went out, for whoever counts them. `status`: None without an answer."""
+
+    vendor: str  # in lower case
+    method: str
+    path: str  # without the query
+    status: int | None
+    seconds: float
+
+
+Observe = Callable[[Call], None]
+
+
+def unobserved(call: Call) -> None:
+    """Take no notice of a call."""
+
+
 class Http:
     """Calls one host of one vendor.
 
     `explain` reads the vendor's error body. `throttle` is called before every request and waits until it may go.
     `refused` hears of a 429, with the seconds that the vendor asks us to wait, if it does.
     `is_block` tells by status and body a passing block for too many calls from a refused key. `may_write` is asked
-    at the last moment before anything but a read goes out.
+    at the last moment before anything but a read goes out. `observe` hears of every request that went out.
     Redirects are not followed: they would carry the token to another host.
     """
 
@@ -66,12 +84,14 @@ class Http:
         refused: Callable[[float | None], None] = lambda retry_after: None,
         is_block: Callable[[int, str], bool] = lambda status, body: False,
         may_write: Callable[[], bool] = lambda: True,
+        observe: Observe = unobserved,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self.vendor = vendor
         self._key = vendor.split()[0].lower()
         self._is_block = is_block
         self._may_write = may_write
+        self._observe = observe
         self._base_url = base_url
         self._explain = explain
         self._throttle = throttle
@@ -149,15 +169,9 @@ class Http:
                 vendor=self._key,
             ) from error
         except requests.RequestException as error:
+            self._tell(method, path, None, began)
             raise self._unanswered(error, method, path) from error
-        log.debug(
-            "call",
-            vendor=self.vendor,
-            method=method,
-            path=path,
-            status=response.status_code,
-            milliseconds=round((time.monotonic() - began) * 1000),
-        )
+        self._tell(method, path, response.status_code, began)
         if response.status_code >= 300:
             raise self._refused(response, method, path)
         return self._parsed(response, method, path)
@@ -165,6 +179,13 @@ class Http:
     def _check_lease(self) -> None:
         if self._about_to.write and not self._may_write():
             raise _LeaseOverError
+
+    def _tell(self, method: str, path: str, status: int | None, began: float) -> None:
+        seconds = time.monotonic() - began
+        log.debug(
+            "call", vendor=self._key, method=method, path=path, code=status, milliseconds=round(seconds * 1000)
+        )
+        self._observe(Call(self._key, method, path, status, seconds))
 
     def _parsed(self, response: requests.Response, method: str, path: str) -> Any:
         if not response.content:

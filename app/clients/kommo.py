@@ -10,7 +10,7 @@ from typing import Any
 
 from app.addresses import clean_email
 from app.clients.errors import ApiError
-from app.clients.http import Http, Refusal, understanding
+from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.events import Company, Contact, Lead
 
 FILTERED = 50  # deals asked for in one call, where a page must hold all that stands on them
@@ -111,6 +111,7 @@ class KommoClient:
         throttle: Callable[[], None] = lambda: None,
         refused: Callable[[float | None], None] = lambda retry_after: None,
         may_write: Callable[[], bool] = lambda: True,
+        observe: Observe = unobserved,
     ) -> None:
         self._http = Http(
             "Kommo",
@@ -121,6 +122,7 @@ class KommoClient:
             refused=refused,
             is_block=_is_block,
             may_write=may_write,
+            observe=observe,
         )
 
     def paced(self, throttle: Callable[[], None], refused: Callable[[float | None], None]) -> KommoClient:

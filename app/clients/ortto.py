@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from app.clients.http import Http, Refusal, understanding
+from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.clients.people import PEOPLE_A_READ, found_person
 from app.events import FoundPerson
 
@@ -47,8 +47,16 @@ class Person:
 class OrttoClient:
     """The calls to one Ortto account. Every method raises ApiError."""
 
-    def __init__(self, url: str, api_key: str, *, may_write: Callable[[], bool] = lambda: True) -> None:
-        self._http = Http("Ortto", url, {"X-Api-Key": api_key}, explain=_explain, may_write=may_write)
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+        observe: Observe = unobserved,
+    ) -> None:
+        key = {"X-Api-Key": api_key}
+        self._http = Http("Ortto", url, key, explain=_explain, may_write=may_write, observe=observe)
 
     def create_activities(self, activities: Sequence[Activity]) -> list[str]:
         """Record activities and merge their persons; return why each one was refused ("" = it was taken).

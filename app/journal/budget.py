@@ -122,6 +122,16 @@ class Budget:
         assert at is not None  # noqa: S101 - it was given one above
         return Turn(at, taken=new.holder != holder)
 
+    def left(self, now: float, limit: float) -> int:
+        """Return how many calls of the most urgent kind may go at once now; nothing is booked."""
+        trial = Budget.read(self.text())
+        at = max(now, self.asked_at) if self.asked_at < now + BOOKED_AHEAD_SECONDS else now
+        for count in range(max(1, int(limit))):
+            turn = trial.book(at, limit, Priority.TASKS, f"trial {count}")
+            if turn.closed or turn.at > at:
+                return count
+        return max(1, int(limit))
+
     def _goes_first(self, mover: Place, place: Place, ahead: int, newcomer: str) -> bool:
         """Say whether a call that would have to go later takes this place; `ahead` are before it."""
         if mover.priority == place.priority:

@@ -30,6 +30,7 @@ from app.journal.tables import consents, cooldowns, events, jobs, lanes, sightin
 # Spelled out, not bound: SQLite uses a partial index only for a literal condition.
 PENDING: ColumnElement[str] = literal_column("'pending'")
 OWED = jobs.c.state == PENDING
+DEAD: ColumnElement[bool] = jobs.c.state == literal_column("'dead'")
 
 
 def now() -> ColumnElement[float]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Executable, RowMapping, delete, func, select,
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
-from app.journal import history, memory, recording, schema
+from app.journal import history, memory, recording, schema, standing
 from app.journal import statements as sql
 from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
@@ -28,6 +28,7 @@ from app.journal.rows import (
     read_steps,
     steps_text,
 )
+from app.journal.standing import Death, Pause, Standing
 from app.journal.tables import cooldowns, events, jobs, sightings, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
 
@@ -52,14 +53,6 @@ class Settlement:
     due_at: float = 0.0
     failed: bool = False
     steps: Mapping[str, Step] | None = None
-
-
-@dataclass(frozen=True)
-class Pause:
-    """A vendor that is left alone for a while."""
-
-    until: float
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -320,8 +313,8 @@ class Journal:
 
     def pauses(self, *, now: float) -> dict[str, Pause]:
         """Return the vendors that are paused now."""
-        rows = self._read(lambda connection: connection.execute(sql.PAUSES, {"now": now}).mappings().all())
-        return {row["vendor"]: Pause(row["paused_until"], row["reason"]) for row in rows}
+        found: dict[str, Pause] = self._read(lambda connection: standing.pauses(connection, now))
+        return found
 
     def let_go(
         self, vendor: str, per_second: float, priority: Priority, holder: str, *, now: float, ahead: float = 0.0
@@ -371,6 +364,10 @@ class Journal:
         noted = {"key": key, "holder": text, "until": now}
         self._writer.run("set_bookmark", lambda connection: connection.execute(self._upserts.set_scope, noted))
 
+    def keep(self, key: str, text: str) -> None:
+        """Note something under a key, to be read by `bookmark`, that is never purged."""
+        self.set_bookmark(key, text, now=FAR_AHEAD)
+
     def drop_bookmark(self, key: str) -> None:
         """Forget what was noted under a key."""
         self._writer.run("drop_bookmark", lambda connection: connection.execute(sql.DROP_BOOKMARK, {"key_": key}))
@@ -384,7 +381,7 @@ class Journal:
 
     def set_progress(self, log: str, progress: Progress) -> None:
         """Write down how far a vendor's log is known; that is never purged."""
-        self.set_bookmark(f"log:{log}", json.dumps([progress.since, progress.until]), now=FAR_AHEAD)
+        self.keep(f"log:{log}", json.dumps([progress.since, progress.until]))
 
     def take_turn(self, name: str, seconds: float, *, now: float) -> bool:
         """Take or keep a turn that one process has at a time, for so many seconds; False if another has it."""
@@ -412,10 +409,38 @@ class Journal:
         """Take and release the write lock; raises JournalError if the journal cannot be written."""
         self._writer.run("check", lambda connection: connection.execute(sql.TOUCH), seconds=seconds)
 
-    def oldest_due(self, *, now: float) -> float | None:
-        """Return since when the longest waiting due job has been waiting, or None."""
-        every_lane = jobs.c.lane.in_([lane.value for lane in Lane])
-        owed = select(func.min(jobs.c.due_at)).where(every_lane, sql.OWED, jobs.c.due_at <= now)
+    def standing(self, vendor: str, per_second: float, *, now: float) -> Standing:
+        """Return how the journal stands, with the budget of one vendor whose limit is `per_second`."""
+
+        def look(connection: Connection) -> Standing:
+            return Standing(
+                queues=standing.queues(connection),
+                pauses=standing.pauses(connection, now),
+                calls=standing.calls(connection, vendor, per_second, now),
+                size=standing.size(connection),
+            )
+
+        found: Standing = self._read(look)
+        return found
+
+    def dead(self) -> int:
+        """Return how many jobs are dead."""
+        count: int = self._scalar(standing.ALL_DEAD, {})
+        return count
+
+    def died_since(self, since: float) -> list[Death]:
+        """Return the jobs that are dead and were given up since a time, oldest first."""
+        found: list[Death] = self._read(lambda connection: standing.died_since(connection, since))
+        return found
+
+    def oldest_due(self, vendors: Mapping[Lane, str], *, now: float) -> float | None:
+        """Return since when the longest waiting due job has been waiting, or None.
+
+        `vendors`: whom each lane needs; what waits for one that is paused does not count.
+        """
+        paused = self.pauses(now=now)
+        moving = jobs.c.lane.in_([lane.value for lane in Lane if vendors.get(lane) not in paused])
+        owed = select(func.min(jobs.c.due_at)).where(moving, sql.OWED, jobs.c.due_at <= now)
         at: float | None = self._scalar(owed, {})
         return at
 

@@ -76,6 +76,9 @@ for name, columns in {
 }.items():
     Index(name, *columns, sqlite_where=OWED, postgresql_where=OWED)
 
+GIVEN_UP = text("state = 'dead'")
+Index("jobs_dead", jobs.c.event_id, sqlite_where=GIVEN_UP, postgresql_where=GIVEN_UP)
+
 # Forgetting goes by age, and looks for the events of each webhook.
 Index("events_by_receipt", events.c.received_at)
 Index("events_of_webhook", events.c.webhook_id)

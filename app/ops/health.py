@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
+from app.events import Lane
 from app.journal import Journal, JournalError
 
-OLDEST_DUE_SECONDS = 900.0  # a job that has been due for longer is not being carried out
 CHECK_SECONDS = 2.0
 
 
-def make_blueprint(journal: Journal, clock: Callable[[], float] = time.time) -> Blueprint:
-    """Build the blueprint of /healthz and /readyz."""
+def make_blueprint(
+    journal: Journal, vendors: Mapping[Lane, str], *, oldest: float, clock: Callable[[], float] = time.time
+) -> Blueprint:
+    """Build the blueprint of /healthz and /readyz.
+
+    `vendors`: whom each lane needs; while one is left alone, webhooks are taken all the same. `oldest`: seconds; a
+    job that has been due for longer is not being carried out.
+    """
     blueprint = Blueprint("health", __name__)
 
     @blueprint.get("/healthz")
@@ -27,18 +33,18 @@ def make_blueprint(journal: Journal, clock: Callable[[], float] = time.time) -> 
     @blueprint.get("/readyz")
     def readyz() -> ResponseReturnValue:
         """Say whether the journal can be written and nothing has been due for long."""
-        failing = _failing(journal, clock())
+        failing = _failing(journal, vendors, oldest, clock())
         return jsonify(status="failing" if failing else "ok", failing=failing), 503 if failing else 200
 
     return blueprint
 
 
-def _failing(journal: Journal, now: float) -> list[dict[str, Any]]:
+def _failing(journal: Journal, vendors: Mapping[Lane, str], oldest: float, now: float) -> list[dict[str, Any]]:
     try:
         journal.check(seconds=CHECK_SECONDS)
-        since = journal.oldest_due(now=now)
+        since = journal.oldest_due(vendors, now=now)
     except JournalError as error:
         return [{"check": "journal", "error": str(error)}]
-    if since is not None and now - since > OLDEST_DUE_SECONDS:
+    if since is not None and now - since > oldest:
         return [{"check": "oldest due job", "error": f"due for {round(now - since)} s: is a worker running?"}]
     return []

@@ -26,6 +26,7 @@ DIGITS = re.compile(r"[0-9]{1,19}")
 UNRESOLVED = re.compile(r"\{\{.*?(?:\}\}|\Z)|\{%.*?%\}", re.DOTALL)  # a merge tag that nobody filled in
 NOTHING = frozenset({"null", "none", "nil", "undefined"})  # what templates write for a value that is not there
 FIELD_ID = re.compile(r"^[a-z0-9]{3}:[a-z]*:")  # how Ortto's ids of fields begin: `str:cm:kommo-lead-id`
+LONG_WORD = re.compile(r"[^\s\[\]]{20}")  # what people type is shorter
 FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -128,9 +129,12 @@ def shown(value: object) -> str:
     """Return a foreign value as it may stand in a message: at most 40 characters, no line breaks."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    if isinstance(value, str) and "@" in value:
-        return "an email address"  # messages are logged, and addresses are not
+    # Messages are logged, and bodies are not: neither addresses nor what may be a token.
+    if isinstance(value, str) and ("@" in value or "%40" in value):
+        return "an email address"
     words = repr(value) if isinstance(value, str) else json.dumps(value)
+    if LONG_WORD.search(words):
+        return f"a text of {len(words)} characters" if isinstance(value, str) else "a long number"
     return words if len(words) <= 40 else words[:39] + "…"
 
 

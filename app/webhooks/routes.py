@@ -19,7 +19,7 @@ from werkzeug.exceptions import (
 )
 
 from app.dispatcher import Dispatcher
-from app.events import Reading, Source, State, Webhook
+from app.events import EmailActivity, Event, Reading, Source, State, Webhook
 from app.journal import JournalError, Recorded
 from app.mapping import Rules
 from app.receipts import Receipt
@@ -33,7 +33,7 @@ LARGEST_BODY = 1024 * 1024
 FAULTS_NAMED = 10  # in one answer
 KOMMOS_AGENT = "amoCRM"  # what the User-Agent of its webhooks begins with
 
-Answer = tuple[dict[str, Any], int]
+Heard = Callable[[Source, int, Mapping[str, Any], float], None]  # its route, the status, the answer, its seconds
 
 
 @dataclass(frozen=True)
@@ -57,34 +57,44 @@ class Receiver:
         *,
         budget: float,
         to_kommo: Callable[[int, float], None] = lambda status, seconds: None,
+        observe: Heard = lambda source, status, body, seconds: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`to_kommo` hears the status of each answer to Kommo, and the seconds it took."""
+        """`to_kommo` hears the status of each answer to Kommo, and its seconds; `observe` hears of every answer."""
         self._routes = routes
         self._rules = rules
         self._dispatcher = dispatcher
         self._budget = budget
         self._to_kommo = to_kommo
+        self._observe = observe
         self._clock = clock
 
     def receive(self, source: Source, secret: str = "") -> Response:
         """Write down the events in the body, have them carried out, say what was done."""
         began = time.monotonic()
+        events: Sequence[Event] = ()
         try:
-            body, status = self._handle(self._routes[source], secret, began)
+            body, events = self._handle(self._routes[source], secret, began)
+            status = 200
         except HTTPException as error:
             body, status = {"error": error.description}, error.code or 500
+        except Exception:
+            # Flask would write the path into the log, and Kommo's secret with it.
+            log.exception("a webhook could not be handled", vendor=source)
+            body, status = {"error": "An error of the service's own: send it again later."}, 500
         if source == Source.ORTTO and status == 413:
             status = 400  # what is refused with 413, Ortto sends again for days
-        _report(source, body, status, began)
+        seconds = time.monotonic() - began
+        _report(source, body, events, status, seconds)
+        self._observe(source, status, body, seconds)
         # Without the secret it may be anybody, unless it says that it is Kommo.
         if source == Source.KOMMO and (status != 401 or request.user_agent.string.startswith(KOMMOS_AGENT)):
-            self._to_kommo(status, time.monotonic() - began)
+            self._to_kommo(status, seconds)
         answer = jsonify(body)
         answer.status_code = status
         return answer
 
-    def _handle(self, route: Route, secret: str, began: float) -> Answer:
+    def _handle(self, route: Route, secret: str, began: float) -> tuple[dict[str, Any], Sequence[Event]]:
         if not route.secrets:
             raise NotFound(f"This route is off: set {route.switch} to use it.")
         if not allowed(request, route.secrets, secret):
@@ -103,10 +113,10 @@ class Receiver:
         try:
             receipt = self._dispatcher.record(webhook, found, seconds=RECORD_SECONDS)
         except JournalError as error:
-            log.error("not recorded", source=route.source, error=str(error))
+            log.error("not recorded", vendor=route.source, error=str(error))
             raise ServiceUnavailable("The journal cannot be written now: send it again later.") from error
         self._dispatcher.carry_out(receipt, self._budget - (time.monotonic() - began))
-        return _answer(reading, receipt), 200
+        return _answer(reading, receipt), reading.events
 
 
 def make_blueprint(receiver: Receiver, sources: Iterable[Source]) -> Blueprint:
@@ -189,15 +199,17 @@ def _status(item: Recorded, receipt: Receipt) -> tuple[str, str]:
     return "delivered", ""
 
 
-def _report(source: Source, body: Mapping[str, Any], status: int, began: float) -> None:
+def _report(source: Source, body: Mapping[str, Any], events: Iterable[Event], status: int, seconds: float) -> None:
     """Write one line per webhook: never the body, the path or a secret."""
-    events = body.get("events", [])
+    emails = (event.data.email for event in events if isinstance(event.data, EmailActivity))
     log.info(
         "webhook",
-        source=source,
+        vendor=source,
         code=status,
         status=body.get("status", ""),
-        events=[entry["id"] for entry in events if entry["id"]],
+        events=[entry["id"] for entry in body.get("events", ()) if entry["id"]],
+        deals=list(dict.fromkeys(event.data.lead_id for event in events if event.data.lead_id)),
+        emails=list(dict.fromkeys(filter(None, emails))),
         error=body.get("error", ""),
-        milliseconds=round((time.monotonic() - began) * 1000),
+        milliseconds=round(seconds * 1000),
     )

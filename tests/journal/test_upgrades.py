@@ -10,14 +10,14 @@ from sqlalchemy import inspect, text
 from app.events import Lane, State
 from app.journal import Journal, Search, schema
 
-FIRST, HEAD = "0001", "0003"
+FIRST, HEAD = "0001", "0004"
 
 
 def downgraded_to_first(url: str) -> None:
     """Turn a journal into what the first version left: later indexes and tables, and the newer number, gone."""
     writer, reader = schema.open_engines(url)
     with writer.begin() as connection:
-        for index in ("events_by_receipt", "events_of_webhook", "jobs_of_key"):
+        for index in ("events_by_receipt", "events_of_webhook", "jobs_of_key", "jobs_dead"):
             connection.execute(text(f"DROP INDEX {index}"))
         for table in ("sightings", "consents"):
             connection.execute(text(f"DROP TABLE {table}"))
@@ -56,7 +56,7 @@ def test_a_journal_of_the_first_version_keeps_its_data(database_url: str) -> Non
     journal.close()
     version, indexes = version_and_indexes(database_url)
     assert version == HEAD
-    assert {"events_by_receipt", "events_of_webhook", "jobs_of_key"} <= indexes
+    assert {"events_by_receipt", "events_of_webhook", "jobs_of_key", "jobs_dead"} <= indexes
 
 
 def test_the_first_migration_alone_makes_a_journal_that_can_be_upgraded(database_url: str) -> None:

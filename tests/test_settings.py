@@ -174,6 +174,10 @@ CHARACTERS = (
     "make one with `openssl rand -hex 24`."
 )
 TOO_SHORT = "KOMMO_WEBHOOK_SECRET is shorter than 16 characters: make one with `openssl rand -hex 24`."
+ALERT_ADVICE = (
+    "ALERT_WEBHOOK_URL must be an http:// or https:// address with a host, like "
+    "https://hooks.slack.com/services/…: copy it again, and nothing else."
+)
 RATE = "KOMMO_RATE_LIMIT must be more than 0 and at most 50 requests a second; Kommo allows 7."
 BUDGET = "REPLY_BUDGET_SECONDS must be between 0 and 1.9: Kommo gives up on an answer after 2 seconds."
 DATABASE = "DATABASE_URL must begin with sqlite:/// (and a file's path) or with postgresql://."
@@ -289,6 +293,14 @@ BAD = [
         "LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not 'verbose'.",
     ),
     ({"LOG_FORMAT": "text"}, "LOG_FORMAT must be one of json, console, not 'text'."),
+    ({"LOG_EMAILS": "no"}, "LOG_EMAILS must be one of masked, full, not 'no'."),
+    ({"OVERDUE_MINUTES": "0"}, "OVERDUE_MINUTES must be a whole number, at least 1, not '0'."),
+    ({"OPS_TOKEN": "0123456789abcde"}, TOO_SHORT.replace("KOMMO_WEBHOOK_SECRET", "OPS_TOKEN")),
+    ({"ALERT_WEBHOOK_URL": "hooks.slack.com/services/T0/B0/x"}, ALERT_ADVICE),
+    ({"ALERT_WEBHOOK_URL": "file:///etc/passwd"}, ALERT_ADVICE),
+    ({"ALERT_WEBHOOK_URL": "https://"}, ALERT_ADVICE),
+    ({"ALERT_WEBHOOK_URL": "https://user:pass@hooks.example.com/x"}, ALERT_ADVICE),
+    ({"ALERT_WEBHOOK_URL": "https://hooks.example.com/x y"}, ALERT_ADVICE),
     ({"WEB_THREADS": "3"}, "WEB_THREADS must be a whole number, at least 4, not '3'."),
     ({"PORT": "http"}, "PORT must be a whole number, at least 1, not 'http'."),
     ({"PORT": "70000"}, "PORT must be at most 65535."),
@@ -360,9 +372,21 @@ def test_no_secret_is_in_the_repr() -> None:
             **ORTTO,
             "OPS_TOKEN": "ops-token-0123456789",
             "DATABASE_URL": "postgresql://u:pw-1@h/d",
+            "ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0?key=alert-key",
         }
     )
-    secrets = ["token-1", SECRET, *ENCHARGE.values(), *ORTTO.values(), "ops-token-0123456789", "pw-1"]
+    hidden = set(settings.hidden)
+    assert {"token-1", SECRET, *ENCHARGE.values(), "ops-token-0123456789", "pw-1", "services/T0"} <= hidden
+    secrets = [
+        "services/T0",
+        "alert-key",
+        "token-1",
+        SECRET,
+        *ENCHARGE.values(),
+        *ORTTO.values(),
+        "ops-token-0123456789",
+        "pw-1",
+    ]
     assert [secret for secret in secrets if secret in f"{settings!r} {settings}"] == []
 
 
@@ -375,6 +399,7 @@ def test_no_secret_is_in_a_fault() -> None:
         "ENCHARGE_WEBHOOK_SECRET": "hush/5",
         "ORTTO_API_KEY": "hush 6",
         "OPS_TOKEN": "hush 7",
+        "ALERT_WEBHOOK_URL": "hush://hush-11",
         "DATABASE_URL": "mysql://hush:8@h",
         "ORTTO_API_URL": "https://hush:9@h",
         "KOMMO_ACCESS_TOKENS": "hush-10",

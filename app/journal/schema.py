@@ -105,6 +105,7 @@ def upgrade(engine: Engine) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except SQLAlchemyError as error:
+        # A query may hold a password too.
         raise JournalError(
-            f"the journal at {engine.url!r} cannot be opened (DATABASE_URL): {words(error)}"
+            f"the journal at {engine.url.set(query={})!r} cannot be opened (DATABASE_URL): {words(error)}"
         ) from error

@@ -134,7 +134,7 @@ def shown(value: object) -> str:
         return "an email address"
     words = repr(value) if isinstance(value, str) else json.dumps(value)
     if LONG_WORD.search(words):
-        return f"a text of {len(words)} characters" if isinstance(value, str) else "a long number"
+        return f"a text of {len(value)} characters" if isinstance(value, str) else "a long number"
     return words if len(words) <= 40 else words[:39] + "…"
 
 
@@ -150,7 +150,13 @@ def items(value: object, path: str) -> list[tuple[str, Any]]:
     if len(value) > MAX_ITEMS:
         raise BodyError(f"{path or 'The body'} has more than {MAX_ITEMS} entries.")
     indexed: Iterable[tuple[object, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-    return [(f"{path}[{as_text(index, limit=40)}]", item) for index, item in indexed]
+    return [(f"{path}[{_place(index)}]", item) for index, item in indexed]
+
+
+def _place(index: object) -> str:
+    """Return a foreign key as a part of a path: whole if it is short, as every number is."""
+    words = as_text(index, limit=40)
+    return "…" if "@" in words or LONG_WORD.search(words) else words
 
 
 def as_id(value: object) -> int | None:

@@ -226,7 +226,9 @@ def test_an_id_is_a_positive_whole_number_of_at_most_64_bits(value: object, numb
         pytest.param("abc", "leads.status[0].id is not an id: 'abc'", id="a word"),
         pytest.param(True, "leads.status[0].id is not an id: true", id="a boolean"),
         pytest.param([1], "leads.status[0].id is not an id: a list", id="a list"),
-        pytest.param("x" * 99, f"leads.status[0].id is not an id: '{'x' * 38}…", id="shortened to 40 characters"),
+        pytest.param("x " * 49, f"leads.status[0].id is not an id: '{'x ' * 19}…", id="shortened to 40 characters"),
+        pytest.param("x" * 99, "leads.status[0].id is not an id: a text of 99 characters", id="may be a token"),
+        pytest.param("a%40b.example", "leads.status[0].id is not an id: an email address", id="an encoded address"),
     ],
 )
 def test_a_missing_id_is_named_by_its_path(value: object, message: str) -> None:

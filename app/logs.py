@@ -17,7 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 SHORTEST_HIDDEN = 6  # what is shorter is a word
 _LOCAL = r"[^\s@\"<>(),;:\[\]\\]"  # rather too much is masked than too little
-_HOST = r"(?:[\w-]+\.)+[\w-]+"
+_HOST = r"[\w.-]*"  # it may be cut off
 EMAIL = re.compile(rf'(?:"[^"@\n]*"|(?<!{_LOCAL}){_LOCAL}++)@{_HOST}')
 ENCODED_EMAIL = re.compile(rf"(?<!{_LOCAL})(?:(?!%40){_LOCAL})++%40{_HOST}")
 FIRST = re.compile(r"\W*\w?")
@@ -47,6 +47,8 @@ class Veil:
 
     def words(self, words: str) -> str:
         """Return words that may be seen."""
+        if len(words) < SHORTEST_HIDDEN and "@" not in words:
+            return words
         if self._hidden:
             words = self._hidden.sub("***", words)
         if "/webhooks/" in words:

@@ -224,7 +224,7 @@ class Http:
         except (requests.JSONDecodeError, LookupError, TypeError, AttributeError):
             refusal = Refusal()
         # Proxies and block pages answer in HTML, and words outside the vendor's form are words too.
-        words = self._hide(refusal.words)[:WORDS_KEPT] if isinstance(refusal.words, str) else ""
+        words = _cut(self._hide(refusal.words), WORDS_KEPT) if isinstance(refusal.words, str) else ""
         wait = _seconds(refusal.retry_after)
         if wait is None:
             wait = _seconds(response.headers.get("Retry-After"))
@@ -242,7 +242,7 @@ class Http:
         )
 
     def _raw(self, response: requests.Response) -> str:
-        return self._hide(" ".join(response.text.split()))[:RAW_WORDS_KEPT]
+        return _cut(self._hide(" ".join(response.text.split())), RAW_WORDS_KEPT)
 
     def _hide(self, words: str) -> str:
         """Return a vendor's words without our keys, which a debug page may echo."""
@@ -317,6 +317,13 @@ def understanding(vendor: str, what: str) -> Iterator[None]:
             fault=Fault.PASSING,
             vendor=vendor.lower(),
         ) from error
+
+
+def _cut(words: str, most: int) -> str:
+    """Return the beginning of words, cut between two of them: half an address could not be told from a word."""
+    if len(words) <= most:
+        return words
+    return words[: most + 1].rpartition(" ")[0] or words[:most]
 
 
 def _fault(status: int, body: str) -> Fault:

@@ -9,6 +9,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import prometheus_client
@@ -79,49 +80,51 @@ class Metrics:
         build.labels(version, platform.python_version()).set(1)
         # What has not happened yet is a 0 and not missing, where the labels are known: rates need a start.
         for lane in Lane:
-            self._retries.labels(lane.value)
+            self._retries(lane.value)
             for state in (State.DONE, State.SKIPPED, State.DEAD):
-                self._deliveries.labels(lane.value, state.value)
+                self._deliveries(lane.value, state.value)
 
-    def _counter(self, name: str, words: str, *labels: str) -> Counter:
-        return Counter(f"kommo_relay_{name}", words, labels, registry=self.registry)
+    def _counter(self, name: str, words: str, *labels: str) -> Callable[..., Counter]:
+        # To look up a child again costs more than to count; there are few.
+        return cache(Counter(f"kommo_relay_{name}", words, labels, registry=self.registry).labels)
 
-    def _histogram(self, name: str, words: str, buckets: Iterable[float], *labels: str) -> Histogram:
-        return Histogram(f"kommo_relay_{name}", words, labels, buckets=tuple(buckets), registry=self.registry)
+    def _histogram(self, name: str, words: str, buckets: Iterable[float], *labels: str) -> Callable[..., Histogram]:
+        made = Histogram(f"kommo_relay_{name}", words, labels, buckets=tuple(buckets), registry=self.registry)
+        return cache(made.labels)
 
     def answered(self, source: Source, code: int, body: Mapping[str, Any], seconds: float) -> None:
         """Count a webhook, and what its answer says of each event in it."""
-        self._webhooks.labels(source.value, str(code)).inc()
-        self._webhook_seconds.labels(source.value).observe(seconds)
+        self._webhooks(source.value, str(code)).inc()
+        self._webhook_seconds(source.value).observe(seconds)
         if code in UNTAKEN:
-            self._events.labels(source.value, Kind.OTHER.value, UNTAKEN[code]).inc()
+            self._events(source.value, Kind.OTHER.value, UNTAKEN[code]).inc()
         for entry in body.get("events", ()):
             kind = entry["kind"] if entry["kind"] in KINDS else Kind.OTHER
-            self._events.labels(source.value, kind, entry["status"]).inc()
+            self._events(source.value, kind, entry["status"]).inc()
 
     def reconciled(self, count: int) -> None:
         """Count stage changes of which no webhook told."""
         if count:
-            self._events.labels(Source.KOMMO.value, Kind.STAGE_CHANGED.value, "reconciled").inc(count)
+            self._events(Source.KOMMO.value, Kind.STAGE_CHANGED.value, "reconciled").inc(count)
 
     def settled(self, settlement: Settlement) -> None:
         """Count a job that came to its end, or an attempt that failed."""
         job, outcome = settlement.job, settlement.outcome
         if outcome.state == State.PENDING:
             if outcome is not HELD:
-                self._retries.labels(job.lane.value).inc()
+                self._retries(job.lane.value).inc()
             return
-        self._deliveries.labels(job.lane.value, outcome.state.value).inc()
+        self._deliveries(job.lane.value, outcome.state.value).inc()
         if outcome.state == State.DONE:
             delay = max(0.0, self._clock() - job.event.received_at)
-            self._delays.labels(job.lane.value).observe(delay)
+            self._delays(job.lane.value).observe(delay)
 
     def called(self, call: Call) -> None:
         """Count a call to a vendor."""
         operation = f"{call.method} {NUMBER.sub('/{id}', call.path)}".strip()
         code = "none" if call.status is None else str(call.status)
-        self._calls.labels(call.vendor, operation, code).inc()
-        self._call_seconds.labels(call.vendor, operation).observe(call.seconds)
+        self._calls(call.vendor, operation, code).inc()
+        self._call_seconds(call.vendor, operation).observe(call.seconds)
 
     def watch(self, journal: Journal, vendors: Iterable[str], per_second: float) -> None:
         """Tell with each scrape how the journal stands; `per_second`: the limit of calls to Kommo."""

@@ -497,7 +497,7 @@ def test_activity_of_an_unexpected_shape_is_an_error(
         ),
         (
             "error_404.html",
-            '<!DOCTYPE html> <html lang="en"> <head> <meta charset="utf-8"> <title>Error</title> </head> <body> <',
+            '<!DOCTYPE html> <html lang="en"> <head> <meta charset="utf-8"> <title>Error</title> </head> <body>',
             Fault.LOCKED_OUT,
             False,
         ),

@@ -284,7 +284,7 @@ def test_a_redirect_is_not_followed(wire: responses.RequestsMock, make: Callable
     [
         pytest.param(
             "<html>\r\n <h1>403  Forbidden</h1>\r\n" + "x" * 500,
-            "<html> <h1>403 Forbidden</h1> " + "x" * 70,
+            "<html> <h1>403 Forbidden</h1>",  # half a word could be half an address
             id="a page",
         ),
         pytest.param('{"other": "form"}', '{"other": "form"}', id="JSON in another form"),

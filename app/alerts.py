@@ -183,11 +183,12 @@ class Alerts:
         now = self._clock()
         kept = self._journal.bookmark(STATE)
         state = State.read(kept) if kept else State(Deaths(looked=now))
+        away = now - state.deaths.looked > CALM_SECONDS / 2
         deaths = state.deaths.with_new(self._journal.died_since(state.deaths.looked - LATE_SECONDS), now)
         if not kept:  # what died before anybody wanted to hear of it is not told
             deaths = replace(deaths, count=0, events=())
         troubles = self._troubles(now)
-        state = replace(state, deaths=deaths, incidents=_seen(state.incidents, troubles, now))
+        state = replace(state, deaths=deaths, incidents=_seen(state.incidents, troubles, now, away=away))
         self._journal.keep(STATE, state.text())
         for text, after in self._messages(state, troubles, now):
             if not self._has_turn() or not self._send(text, stopping):
@@ -279,8 +280,15 @@ class Alerts:
             log.info("alert", text=text)
 
 
-def _seen(incidents: Mapping[str, Incident], troubles: Mapping[str, Trouble], now: float) -> dict[str, Incident]:
-    """Return the incidents with what is wrong now; what was never told and is over is forgotten."""
+def _seen(
+    incidents: Mapping[str, Incident], troubles: Mapping[str, Trouble], now: float, *, away: bool
+) -> dict[str, Incident]:
+    """Return the incidents with what is wrong now; what was never told and is over is forgotten.
+
+    `away`: nobody has looked for a while, so that nobody knows what would have been seen.
+    """
+    if away:
+        incidents = {name: replace(incident, seen=now) for name, incident in incidents.items()}
     lasting = {
         name: incident for name, incident in incidents.items() if incident.told or not _is_over(name, incident, now)
     }

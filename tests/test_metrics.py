@@ -1,4 +1,4 @@
-"""/metrics of a service that really runs, after real traffic; and the alert rules and the dashboard that ask for it."""
+"""/metrics of a service that really runs, after real traffic; the alert rules and dashboard that ask for it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ EMAIL = re.compile(rf'(?:"[^"@\n]*"|(?<!{_LOCAL}){_LOCAL}++)@{_HOST}')
 ENCODED_EMAIL = re.compile(rf"(?<!{_LOCAL})(?:(?!%40){_LOCAL})++%40{_HOST}")
 FIRST = re.compile(r"\W*\w?")
 WEBHOOK_PATH = re.compile(r"(/webhooks/(?:kommo/stage|kommo|encharge|ortto))[/?](?!<)[^\s\"'<>)]*")
-QUERY = re.compile(r"(\"[A-Z]+ [^\s?\"]*)\?[^\s\"]*")  # of a request line in an access log
+QUERY = re.compile(r"([A-Z]+ /[^\s?\"]*)\?[^\s\"]*")  # of a request line in an access log
 # What a terminal obeys, and what some readers of logs take for the end of a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # JSON's own rules leave these as they are.

@@ -106,6 +106,11 @@ class Watch:
         self.clock.put_forward(after)
         self.alerts.look(threading.Event())
 
+    def go_on(self, seconds: int) -> None:
+        """Look every ten seconds, as a process does that runs."""
+        for _ in range(seconds // 10):
+            self.look(after=10)
+
     def pause(self, vendor: str, seconds: float, reason: str = LOCKED) -> None:
         self.journal.pause(vendor, self.clock() + seconds, reason)
 
@@ -151,12 +156,10 @@ def test_a_vendor_that_does_not_let_us_in_is_told_once_and_once_when_it_is_over(
 
     watch.look(after=290)  # it is asked, and refuses again
     watch.pause("ortto", 300)
-    for _ in range(62):
-        watch.look(after=5)
+    watch.go_on(340)
     assert chat.texts == [LOCKED_TOLD]
 
-    watch.look(after=60)
-    watch.look(after=60)
+    watch.go_on(100)
     assert chat.texts == [LOCKED_TOLD, LOCKED_OVER]
     (path, content_type, body), _ = chat.calls
     assert (path, content_type) == ("/services/T0/B0/a-secret-path?key=of-the-alerts", "application/json")
@@ -179,8 +182,7 @@ def test_a_vendor_that_merely_fails_is_told_when_it_fails_for_long(watch: Watch,
 
 def test_a_short_outage_is_not_told_nor_that_it_is_over(watch: Watch, chat: Chat) -> None:
     watch.pause("kommo", 30, "Kommo: no answer in time to GET /leads")
-    for _ in range(20):
-        watch.look(after=20)
+    watch.go_on(400)
     assert chat.texts == []
 
 
@@ -271,8 +273,9 @@ def test_a_job_that_nobody_carries_out_is_told(watch: Watch, chat: Chat) -> None
     watch.journal.settle([], now=0)
     with watch.journal._engine.begin() as connection:
         connection.exec_driver_sql(run)
-    watch.look(after=61)
-    watch.look(after=61)
+    watch.go_on(50)
+    assert chat.texts == [told]
+    watch.go_on(50)
     assert chat.texts == [told, f"Kommo Relay: Over: no job is overdue any more. {LINK}"]
 
 

@@ -53,7 +53,7 @@ class Guardian:
         try:
             fault = self._mend(self._kommo.webhooks())
         except ApiError as error:
-            certain = error.fault == Fault.LOCKED_OUT
+            certain = error.fault in (Fault.LOCKED_OUT, Fault.REFUSED)
             fault = self._hide(f"Kommo's webhook cannot be looked after: {error}.")
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                 fault += " KOMMO_ACCESS_TOKEN must be an administrator's."

@@ -164,6 +164,28 @@ def test_a_refusal_that_repeats_the_address_does_not_tell_the_secret(town: Town)
     assert SECRET not in fault
 
 
+def test_whoever_wants_to_hear_it_is_told_what_is_certain(town: Town) -> None:
+    heard: list[str] = []
+    watching = guardian(town, heard=heard.append)
+    watching.look()
+    hook(town)
+    watching.look()
+    for fault in ({"status": 500}, {"drop": True}, {"status": 401}):
+        town.kommo.faults.add(times=1, **fault)
+        watching.look()
+
+    refused = heard.pop()
+    assert refused.startswith("Kommo's webhook cannot be looked after: Kommo: GET /webhooks answered 401: ")
+    assert heard == [MISSING + BY_HAND, ""], "what a server that is down says is not how the webhook stands"
+
+
+def test_an_address_that_kommo_refuses_is_told_to_whoever_wants_to_hear_it(town: Town) -> None:
+    heard: list[str] = []
+    town.kommo.faults.add(method="POST", path="/api/v4/webhooks", status=400, body="no such host")
+    guardian(town, HERE, heard=heard.append).look()
+    assert [words[:40] for words in heard] == ["Kommo's webhook cannot be looked after: "]
+
+
 def test_a_fault_is_told_once_an_hour_and_its_end_once(town: Town) -> None:
     now = [0.0]
     watching = guardian(town, clock=lambda: now[0])

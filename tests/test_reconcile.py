@@ -515,6 +515,25 @@ def test_rounds_go_on_after_whatever_fails(world: World) -> None:
     assert world.journal.take_turn(TURN, 60, now=world.now)
 
 
+def test_what_was_found_is_told_to_whoever_counts(world: World) -> None:
+    deal = world.deal()
+    world.now += MINUTE
+    world.reconciler().begin()
+    world.move(deal, A, MINUTE)
+    world.move(deal, B, MINUTE)
+    counts: list[int] = []
+    stopping = threading.Event()
+    thread = threading.Thread(target=rounds(world, found=counts.append).run, args=(stopping,))
+
+    thread.start()
+    eventually(lambda: len(counts) >= 3)
+    stopping.set()
+    thread.join(20)
+
+    assert sum(counts) == 2
+    assert counts[-1] == 0
+
+
 def test_no_round_is_made_while_kommo_is_left_alone(world: World) -> None:
     world.journal.pause("kommo", world.now + HOUR, "Kommo: 403")
     made = rounds(world)

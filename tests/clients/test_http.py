@@ -19,7 +19,7 @@ from responses import matchers
 from urllib3.connection import HTTPConnection
 
 from app.clients.errors import ApiError, Fault
-from app.clients.http import Http, Refusal
+from app.clients.http import Call, Http, Refusal
 
 URL = "https://api.vendor.example/v1"
 TOKEN = "s3cr3t-t0ken-0123456789"
@@ -161,6 +161,30 @@ def test_another_pace_goes_over_the_same_connections(make: Callable[..., Http]) 
         http.paced(lambda: order.append("slow"), lambda retry_after: None).get("/b")
 
     assert order == ["quick", "slow", "/b"]
+
+
+def test_whoever_counts_hears_of_every_call_that_went_out(
+    wire: responses.RequestsMock, make: Callable[..., Http]
+) -> None:
+    heard: list[Call] = []
+    wire.get(f"{URL}/leads/41500011", json={})
+    wire.post(f"{URL}/a", status=500)
+    wire.patch(f"{URL}/a", body=requests.ConnectionError("gone"))
+    http = make(observe=heard.append)
+
+    http.get("/leads/41500011", [("query", "zoe@example.com")])
+    for call in (http.post, http.patch):
+        with pytest.raises(ApiError):
+            call("/a", {"email": "zoe@example.com"})
+    with pytest.raises(ApiError, match="was not sent"):
+        make(observe=heard.append, may_write=lambda: False).post("/a", {})
+
+    assert [(call.vendor, call.method, call.path, call.status) for call in heard] == [
+        ("vendor", "GET", "/leads/41500011", 200),
+        ("vendor", "POST", "/a", 500),
+        ("vendor", "PATCH", "/a", None),
+    ]
+    assert all(0 <= call.seconds < 5 for call in heard)
 
 
 # -- answers ----------------------------------------------------------------------------------------------------

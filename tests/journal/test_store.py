@@ -375,7 +375,7 @@ def test_the_longest_waiting_due_job_is_known(journal: Journal) -> None:
     record(journal, stage(1), now=NOW + 5)
     record(journal, stage(2), now=NOW)
 
-    assert [journal.oldest_due(now=at) for at in (NOW - 1, NOW, NOW + 9)] == [None, NOW, NOW]
+    assert [journal.oldest_due({}, now=at) for at in (NOW - 1, NOW, NOW + 9)] == [None, NOW, NOW]
 
 
 # -- settle -----------------------------------------------------------------------------------------------------
@@ -846,7 +846,7 @@ def test_what_is_asked_while_idle_looks_only_at_what_is_owed(
 ) -> None:
     claim(journal)
     journal.next_due(Lane.RESOLVE)
-    journal.oldest_due(now=NOW)
+    journal.oldest_due({}, now=NOW)
 
     steps = plans(path, statements, "FROM jobs")
 

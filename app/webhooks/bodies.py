@@ -13,16 +13,16 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl
 
+from app.ids import DIGITS, as_id
+
 MAX_FIELDS = 20_000  # fields of a form
 MAX_ITEMS = 10_000  # entries of one list; a bulk action at Kommo sends some hundreds
 MAX_DEPTH = 12  # Kommo's deepest field, a value of a custom field, has 8 levels
-MAX_ID = 2**63 - 1
 MAX_KEY = 200  # characters of a key in the journal
 YEAR_2100 = 4_102_444_800  # Unix seconds; a later time is no time
 MILLISECONDS = 100_000_000_000  # from here on a number counts milliseconds
 
 KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
-DIGITS = re.compile(r"[0-9]{1,19}")
 UNRESOLVED = re.compile(r"\{\{.*?(?:\}\}|\Z)|\{%.*?%\}", re.DOTALL)  # a merge tag that nobody filled in
 NOTHING = frozenset({"null", "none", "nil", "undefined"})  # what templates write for a value that is not there
 FIELD_ID = re.compile(r"^[a-z0-9]{3}:[a-z]*:")  # how Ortto's ids of fields begin: `str:cm:kommo-lead-id`
@@ -157,18 +157,6 @@ def _place(index: object) -> str:
     """Return a foreign key as a part of a path: whole if it is short, as every number is."""
     words = as_text(index, limit=40)
     return "…" if "@" in words or LONG_WORD.search(words) else words
-
-
-def as_id(value: object) -> int | None:
-    """Return a positive whole number of at most 64 bits, be it a number or text; None for anything else."""
-    if isinstance(value, str):
-        digits = value.strip()
-        value = int(digits) if DIGITS.fullmatch(digits) else None
-    elif isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 < value <= MAX_ID else None
 
 
 def require_id(fields: Mapping[str, Any], name: str, path: str) -> int:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.events import Event, Ignored, Kind, Reading, Source, StageChange, Webhook, stage_repeat
+from app.ids import as_id
 from app.webhooks.bodies import (
     BodyError,
     FieldError,
-    as_id,
     as_mapping,
     as_text,
     decode,

@@ -10,11 +10,11 @@ from urllib.parse import urlencode
 import pytest
 
 from app.addresses import clean_email
+from app.ids import as_id
 from app.webhooks.bodies import (
     BodyError,
     FieldError,
     as_flag,
-    as_id,
     as_text,
     as_time,
     as_word,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 import socket
 import sqlite3
@@ -312,9 +313,26 @@ def test_a_journal_that_cannot_be_opened_tells_no_password(env: dict[str, str]) 
 
 def test_no_line_is_begun_by_what_comes_from_outside(capsys: pytest.CaptureFixture[str]) -> None:
     evil = "x\n2026-11-24 [error] faked\r\u2028\u0085\x1b[31m\x9b"
+    bare = "faked\u2028\u0085\x1b[31m\x9b"  # without a space: the console's own rules leave it as it is
     for form in ("json", "console"):
         logs.configure("INFO", form)
-        structlog.get_logger(form).info("webhook", error=evil, deals=[evil])
-        (line,) = capsys.readouterr().out.splitlines()
-        assert not set(line) & set("\x1b\x9b\u2028\x85")
-        assert "faked" in line
+        structlog.get_logger(form).info("webhook", error=evil, deals=[evil], word=bare)
+        logging.getLogger("a.library").error(f"failed: {evil}")
+        written = capsys.readouterr().out.splitlines()
+        assert len(written) == 2
+        for line in written:
+            assert not set(line) & set("\x1b\x9b\u2028\x85")
+            assert "faked" in line
+
+
+def test_no_line_of_a_traceback_looks_like_one_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "console")
+    try:
+        raise ValueError("x\n2026-11-24T10:00:00.000000Z [error    ] faked \x1b[31m")
+    except ValueError:
+        structlog.get_logger("traceback").exception("failed")
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "failed" in first
+    assert any("faked" in line for line in rest)
+    assert [line for line in rest if not line.startswith("    ")] == []
+    assert not any("\x1b" in line for line in rest)

@@ -35,7 +35,11 @@ from app.logs import Veil
 from app.mapping import MappingError, Rules
 from app.ops import health
 from app.ops import metrics as ops_metrics
+from app.ops import routes as page_routes
+from app.ops.forms import Forms
+from app.ops.masks import Mask
 from app.ops.metrics import Metrics
+from app.ops.page import Page
 from app.reconcile import Reconciler
 from app.rounds import Rounds
 from app.settings import Settings, SettingsError
@@ -94,6 +98,8 @@ def create_app(configured: Settings | None = None) -> Flask:
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(journal, vendors, oldest=told.overdue_minutes * 60.0))
     app.register_blueprint(ops_metrics.make_blueprint(metrics, told.ops_token))
+    desk = page_routes.Desk(make_page(told, rules, flows, journal), Forms(told.ops_token or ""))
+    app.register_blueprint(page_routes.make_blueprint(desk, told.ops_token))
     for command in (
         work.make_command(dispatcher),
         *events.make_commands(journal, retention),
@@ -258,6 +264,20 @@ def make_routes(told: Settings) -> dict[Source, Route]:
             ),
         )
     }
+
+
+def make_page(told: Settings, rules: Rules, flows: Mapping[Lane, tuple[str, Flow]], journal: Journal) -> Page:
+    """Return what shows people what happens; it hides every secret that we know."""
+    vendors: dict[str, list[Lane]] = {}
+    for lane, (vendor, _) in flows.items():
+        vendors.setdefault(vendor, []).append(lane)
+
+    def label(pipeline_id: int | None, status_id: int) -> str | None:
+        stage = rules.stage(pipeline_id, status_id)
+        return stage.label if stage else None
+
+    kommo_url = told.kommo_api_url if told.kommo_subdomain else None
+    return Page(journal, vendors, label, Mask(told.hidden), kommo_url)
 
 
 def explain(error: HTTPException) -> ResponseReturnValue:

@@ -18,7 +18,7 @@ from app.clients.errors import ApiError, Fault
 from app.clients.http import LONGEST_WAIT_SECONDS
 from app.clock import ClockWatch
 from app.crowd import Crowd
-from app.events import Event, Job, Lane, Outcome, State, Webhook
+from app.events import Event, Failure, Job, Lane, Outcome, State, Webhook
 from app.flows import Flow, Ledger, Result
 from app.journal import Journal, JournalError, Recorded, Settlement
 from app.lease import Lease
@@ -352,7 +352,7 @@ class Carrier:
             result = results[job.id]
             if isinstance(result, ApiError):
                 decision = self._decide(job, result, now)
-                settlements.append(_failed(job, result, decision, now))
+                settlements.append(_failed(job, result, decision, now, seconds))
                 if decision.pause:
                     # Not always our own vendor: before a person is written, Kommo may be asked for the stage.
                     vendor = result.vendor or self._vendor
@@ -382,11 +382,12 @@ class Carrier:
         return decide(error, attempts=job.attempts, age=age, streak=self._streak, chance=self._chance)
 
 
-def _failed(job: Job, error: ApiError, decision: Decision, now: float) -> Settlement:
+def _failed(job: Job, error: ApiError, decision: Decision, now: float, seconds: float) -> Settlement:
+    failure = Failure(error.fault, error.status, seconds)
     if decision.seconds is None:
-        return Settlement(job, Outcome(State.DEAD, str(error)))
+        return Settlement(job, Outcome(State.DEAD, str(error)), failure=failure)
     waiting = Outcome(State.PENDING, str(error))
-    return Settlement(job, waiting, due_at=now + decision.seconds, failed=decision.counts)
+    return Settlement(job, waiting, due_at=now + decision.seconds, failed=decision.counts, failure=failure)
 
 
 def _report(settlement: Settlement, vendor: str, seconds: float) -> None:

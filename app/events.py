@@ -400,6 +400,15 @@ class Outcome:
     owed: tuple[Owed, ...] = ()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What an attempt at a job failed on: whose fault it was, the vendor's HTTP status, and how long it took."""
+
+    fault: str
+    status: int | None
+    seconds: float
+
+
 CONSENT_KINDS = (Kind.UNSUBSCRIBED, Kind.RESUBSCRIBED)
 
 DONE = Outcome(State.DONE)

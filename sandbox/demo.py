@@ -233,6 +233,7 @@ def keep_running(town: Town, url: str, log: Path) -> None:
     """Leave everything running and say what can be done with it."""
     say("\nEverything keeps running. Ctrl-C stops it.", BOLD)
     say(f"  The service:  {url}/readyz      its log: {log}")
+    say(f"  The page:     {url}/ops         any user name; the password is {OPS_TOKEN}")
     say(f"  The sandbox:  {town.url}/       state, calls, deliveries, levers")
     say("\nMove another deal and look what came of it:", BOLD)
     say(f"  curl -d '{{\"status_id\": 61000103}}' {town.url}/kommo/deals/41500011/move", CYAN)

@@ -20,6 +20,11 @@ from sandbox.town import Town
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the pictures of the docs be made anew by the tests that look at the page."""
+    parser.addoption("--screenshots", action="store_true", help="make docs/img/page-*.png anew")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Run a test marked `alone` while no other worker runs one; to wait for that is not a part of its timeout."""

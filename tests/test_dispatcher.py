@@ -339,6 +339,26 @@ def test_a_fault_of_ours_stops_no_lane_and_loses_nothing(house: House) -> None:
     assert [row["attempts"] for row in house.rows() if row["lane"] == "ortto"] == [2, 2]
 
 
+def test_each_attempt_that_fails_is_kept_with_the_vendors_answer(house: House) -> None:
+    answers = iter([("busy", Fault.PASSING, 503), ("no such field", Fault.REFUSED, 400)])
+
+    def stumble(job: Job) -> Result:
+        words, fault, status = next(answers)
+        return ApiError(words, fault=fault, status=status)
+
+    process = house.process(resolve=Told(onward(Lane.ORTTO)), ortto=Told(stumble))
+    process.carry_out(tell(process, stage(1)), LONG)
+    eventually(lambda: "dead" in house.states())
+
+    kept = run_sql(
+        house.url, "SELECT lane, outcome, fault, status, words FROM attempts JOIN jobs ON job_id = jobs.id"
+    )
+    assert kept == [
+        ("ortto", "pending", "passing", 503, "busy"),
+        ("ortto", "dead", "refused", 400, "no such field"),
+    ]
+
+
 def test_what_a_failure_of_the_journal_interrupts_is_taken_up_at_once(house: House) -> None:
     """Not a minute later, when the lease ends."""
     failures = iter([JournalError("the disk is full")])

@@ -36,8 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | WORDS,
     "webhooks": ENTRANCE | {"addresses", "ids"},
-    "ops": ENTRANCE,
-    "cli": ENTRANCE | {"backfill", "reconcile", "settings"},
+    "ops": ENTRANCE | {"moments"},
+    "cli": ENTRANCE | {"backfill", "moments", "reconcile", "settings"},
     "backfill": OUTSIDE | {"flows", "retry"},
     "dispatcher": OUTSIDE | {"flows", "lease", "receipts", "retry", "clock", "crowd"},
     "rounds": {"clients", "guardian", "journal", "reconcile"},
@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clock": set(),
     "crowd": set(),
     "lease": set(),
+    "moments": set(),
     "settings": set(),
     "logs": set(),
 }

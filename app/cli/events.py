@@ -64,7 +64,9 @@ def _replay(journal: Journal) -> click.Command:
         flask replay --state dead
         flask replay --state skipped --since 2026-11-20 --until 2026-11-21
         """
-        if not ids and not any(options[name] for name in ("state", "deal", "email", "source", "since", "until")):
+        if not ids and not any(
+            options[name] for name in ("state", "deal", "email", "campaign", "source", "since", "until")
+        ):
             raise click.UsageError("Say which events: their ids, or options such as --state dead.")
         found = [story for story in journal.find(make_search(ids, EVERYTHING, **options)) if _returnable(story)]
         if not found:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 
+from app import moments
 from app.events import Source, State
 from app.journal import Search
+from app.moments import as_time
+
+__all__ = ["Moment", "as_time", "echo_json", "make_search", "search_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Moment(click.ParamType[float]):
@@ -26,23 +26,15 @@ class Moment(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return Unix seconds."""
-        if ago := re.fullmatch(r"(\d+)([mhd])", str(value)):
-            return time.time() - int(ago[1]) * UNITS[ago[2]]
         try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is neither like 30m, 6h or 2d (ago) nor an ISO date.", param, ctx)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            return moments.parse(str(value), now=time.time())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def echo_json(told: Mapping[str, Any]) -> None:
     """Print a JSON object on a line of its own."""
     click.echo(json.dumps(told, ensure_ascii=False))
-
-
-def as_time(seconds: float) -> str:
-    """Return Unix seconds as people read them, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def search_options(command: Command) -> Command:
@@ -51,6 +43,7 @@ def search_options(command: Command) -> Command:
         click.option("--until", type=Moment(), help="Received before: 30m, 6h, 2d (ago) or an ISO date."),
         click.option("--since", type=Moment(), help="Received since: 30m, 6h, 2d (ago) or an ISO date."),
         click.option("--source", type=click.Choice([source.value for source in Source]), help="Who sent it."),
+        click.option("--campaign", help="Events whose campaign's name holds these words."),
         click.option("--email", help="Events of a person with this address."),
         click.option("--deal", type=int, help="Events of the Kommo deal with this id."),
         click.option("--state", type=click.Choice([state.value for state in State]), help="Events with a job so."),
@@ -66,6 +59,7 @@ def make_search(ids: tuple[int, ...], limit: int, **options: Any) -> Search:
         state=State(options["state"]) if options["state"] else None,
         lead_id=options["deal"],
         email=options["email"].strip().lower() if options["email"] else None,
+        campaign=options["campaign"],
         source=Source(options["source"]) if options["source"] else None,
         since=options["since"],
         until=options["until"],

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection
 
 from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response, Seen, SeenClick, Source
 from app.journal import statements as sql
-from app.journal.rows import Row, read_activity, read_response, read_steps
+from app.journal.rows import Row, folded, read_activity, read_response, read_steps
 
-LONGEST_CAMPAIGN = 200  # characters by which campaigns are told apart
 AHEAD_SECONDS = 300  # how far a platform's clock may be ahead of ours
 
 
@@ -31,7 +29,7 @@ def remember(connection: Connection, upserts: sql.Upserts, people: Iterable[tupl
         # changed any more, and if it is our clock that was set back, this is later than all that we know.
         dated = event.occurred_at is not None and event.occurred_at <= now + AHEAD_SECONDS
         at = event.occurred_at if dated and event.occurred_at else now
-        campaign = unicodedata.normalize("NFC", activity.campaign).casefold()[:LONGEST_CAMPAIGN]
+        campaign = folded(activity.campaign)
         sightings.append(
             {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
         )

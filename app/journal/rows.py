@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,11 @@ from app.events import (
     Context,
     EmailActivity,
     Event,
+    Failure,
     Job,
     Kind,
     Lane,
+    Outcome,
     Owed,
     Response,
     Source,
@@ -34,6 +37,9 @@ _news = TypeAdapter(StageNews)
 _response = TypeAdapter(Response)
 
 Row = dict[str, Any]
+
+LONGEST_CAMPAIGN = 200  # characters by which campaigns are told apart
+WORDS_KEPT = 500  # of why an attempt failed
 
 
 def webhook_row(webhook: Webhook, now: float) -> Row:
@@ -58,6 +64,40 @@ def event_row(event: Event, webhook_id: int, now: float) -> Row:
         "occurred_at": event.occurred_at,
         "received_at": now,
         "data": adapter.dump_json(event.data).decode(),
+        "email": event.data.email if isinstance(event.data, EmailActivity) else None,
+        "campaign": (isinstance(event.data, EmailActivity) and folded(event.data.campaign)) or None,
+    }
+
+
+def folded(campaign: str) -> str:
+    """Return a campaign's name as it is compared: without case, and cut."""
+    return unicodedata.normalize("NFC", campaign).casefold()[:LONGEST_CAMPAIGN]
+
+
+def context_row(event: Event, context: Context) -> Row:
+    """Return what is written onto an event once it is understood; its addresses apart, to be found by them."""
+    told = event.data.email if isinstance(event.data, EmailActivity) else None
+    emails = [context.email, *(context.contact.emails if context.contact else ())]
+    email = told or next(filter(None, emails), None)
+    others = sorted({*emails} - {email, ""})
+    return {
+        "event_id_": event.id,
+        "context_": _context.dump_json(context).decode(),
+        "email_": email,
+        "other_emails_": f" {' '.join(others)} " if others else None,
+    }
+
+
+def attempt_row(job_id: int, failure: Failure, outcome: Outcome, now: float) -> Row:
+    """Return the row of an attempt that did not end well."""
+    return {
+        "job_id": job_id,
+        "at": now,
+        "seconds": failure.seconds,
+        "outcome": outcome.state.value,
+        "fault": failure.fault,
+        "status": failure.status,
+        "words": outcome.reason[:WORDS_KEPT],
     }
 
 
@@ -90,11 +130,6 @@ def job_row(event_id: int, owed: Owed, now: float) -> Row:
         "created_at": now,
         "settled_at": None,
     }
-
-
-def context_text(context: Context) -> str:
-    """Return a context as it is stored."""
-    return _context.dump_json(context).decode()
 
 
 def steps_text(steps: Mapping[str, Step]) -> str:

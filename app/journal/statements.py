@@ -25,7 +25,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.events import LOGGED, Kind, Lane
-from app.journal.tables import consents, cooldowns, events, jobs, lanes, sightings, webhooks
+from app.journal.tables import attempts, consents, cooldowns, events, jobs, lanes, sightings, webhooks
+
+ATTEMPTS_KEPT = 100  # of a job: a vendor that locks us out for weeks is asked every five minutes
 
 # Spelled out, not bound: SQLite uses a partial index only for a literal condition.
 PENDING: ColumnElement[str] = literal_column("'pending'")
@@ -143,7 +145,22 @@ END = (
         steps=_steps_or_as_they_are,
     )
 )
-SET_CONTEXT = update(events).where(events.c.id == bindparam("event_id_")).values(context=bindparam("context_"))
+ADD_ATTEMPTS = insert(attempts).returning(attempts.c.id)
+_crowded = select(attempts.c.job_id).group_by(attempts.c.job_id).having(func.count() > ATTEMPTS_KEPT)
+_newest_first = func.row_number().over(partition_by=attempts.c.job_id, order_by=attempts.c.id.desc())
+_numbered = select(attempts.c.id, _newest_first.label("place")).where(attempts.c.job_id.in_(_crowded)).subquery()
+FORGET_OLDEST_ATTEMPTS = delete(attempts).where(
+    attempts.c.id.in_(select(_numbered.c.id).where(_numbered.c.place > ATTEMPTS_KEPT))
+)
+SET_CONTEXT = (
+    update(events)
+    .where(events.c.id == bindparam("event_id_"))
+    .values(
+        context=bindparam("context_"),
+        email=bindparam("email_", type_=events.c.email.type),
+        other_emails=bindparam("other_emails_", type_=events.c.other_emails.type),
+    )
+)
 RELEASE = update(jobs).where(_ALL_OURS).values(owner=None, lease_until=0.0)
 HURRY = (
     update(jobs)

@@ -13,23 +13,25 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Executable, RowMapping, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from app.events import Event, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
-from app.journal import history, memory, recording, schema, standing
+from app.events import Event, Failure, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
+from app.journal import figures, history, memory, recording, schema, standing
 from app.journal import statements as sql
 from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
-from app.journal.history import EventStory, Search
+from app.journal.figures import Figures, Hour
+from app.journal.history import EventStory, Search, WholeStory
 from app.journal.recording import Recorded, Told
 from app.journal.rows import (
     Row,
-    context_text,
+    attempt_row,
+    context_row,
     job_row,
     read_job,
     read_steps,
     steps_text,
 )
 from app.journal.standing import Death, Pause, Standing
-from app.journal.tables import cooldowns, events, jobs, sightings, webhooks
+from app.journal.tables import attempts, cooldowns, events, jobs, sightings, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
 
 T = TypeVar("T")
@@ -45,7 +47,8 @@ MEMORY_SECONDS = 365 * 86400.0  # for how long beyond events what people did is 
 class Settlement:
     """How one job is left: settled, or due again at `due_at` (state `pending`), after a failed attempt or not.
 
-    `steps`: its ledger; None: that is on disk already.
+    `failed`: it is one of the job's failures. `steps`: its ledger; None: that is on disk already. `failure`: what
+    is to be told of the attempt, if it did not end well.
     """
 
     job: Job
@@ -53,6 +56,7 @@ class Settlement:
     due_at: float = 0.0
     failed: bool = False
     steps: Mapping[str, Step] | None = None
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ class Journal:
             if len(settlements) == 1:
                 # What the database will never take must not come back for ever.
                 unwritable = Outcome(State.DEAD, f"internal error: its outcome cannot be written: {error}")
-                return self.settle([replace(settlements[0], outcome=unwritable)], now=now)
+                return self.settle([replace(settlements[0], outcome=unwritable, failure=None)], now=now)
         return [settled for one in settlements for settled in self.settle([one], now=now)]
 
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
@@ -449,6 +453,26 @@ class Journal:
         found: list[EventStory] = self._read(lambda connection: history.find(connection, search))
         return found
 
+    def story(self, event_id: int) -> WholeStory | None:
+        """Return all that is known of an event, or None if there is none with this id."""
+        story: WholeStory | None = self._read(lambda connection: history.story(connection, event_id))
+        return story
+
+    def count(self, search: Search) -> int:
+        """Return how many events fit, at most the search's limit."""
+        number: int = self._read(lambda connection: history.count(connection, search))
+        return number
+
+    def figures(self) -> Figures:
+        """Return what waits and what failed."""
+        found: Figures = self._read(figures.now)
+        return found
+
+    def hours(self, *, now: float) -> list[Hour]:
+        """Return the last 24 hours, the oldest first."""
+        found: list[Hour] = self._read(lambda connection: figures.hours(connection, now))
+        return found
+
     def take_up_again(self, event_ids: Sequence[int], *, now: float) -> int:
         """Make dead and skipped jobs of events due again, keeping what they have done; return how many."""
         return self._writer.run(
@@ -462,6 +486,9 @@ class Journal:
             unfinished = select(jobs.c.event_id).where(sql.OWED)
             old = select(events.c.id).where(events.c.received_at < before, events.c.id.not_in(unfinished))
             ids = list(connection.scalars(old.limit(PURGE_LIMIT)))
+            forgotten = select(jobs.c.id).where(jobs.c.event_id.in_(ids))
+            connection.execute(delete(attempts).where(attempts.c.job_id.in_(forgotten)))
+            connection.execute(sql.FORGET_OLDEST_ATTEMPTS)
             connection.execute(delete(jobs).where(jobs.c.event_id.in_(ids)))
             connection.execute(delete(events).where(events.c.id.in_(ids)))
             connection.execute(update(sightings).where(sightings.c.event_id.in_(ids)).values(event_id=None))
@@ -500,9 +527,12 @@ class Journal:
         ended: list[tuple[tuple[str, str, str | None], int]] = []
         contexts: list[Row] = []
         owed: list[Row] = []
+        failed: list[Row] = []
         for settlement in settled:
             job, outcome = settlement.job, settlement.outcome
             steps = None if settlement.steps is None else steps_text(settlement.steps)
+            if settlement.failure is not None:
+                failed.append(attempt_row(job.id, settlement.failure, outcome, now))
             if outcome.state == State.PENDING:
                 again.append(
                     {
@@ -517,7 +547,7 @@ class Journal:
                 continue
             ended.append(((outcome.state.value, outcome.reason, steps), job.id))
             if outcome.context is not None:
-                contexts.append({"event_id_": job.event.id, "context_": context_text(outcome.context)})
+                contexts.append(context_row(job.event, outcome.context))
             owed += [job_row(job.event.id, item, now) for item in outcome.owed]
         _execute(connection, sql.TRY_AGAIN, again)
         for (state, reason, steps), job_ids in _alike(ended).items():
@@ -525,6 +555,7 @@ class Journal:
             connection.execute(sql.END, end | {"job_ids": job_ids, "holder": self.owner})
         _execute(connection, sql.SET_CONTEXT, contexts)
         _execute(connection, sql.ADD_JOBS, owed)
+        _execute(connection, sql.ADD_ATTEMPTS, failed)
 
 
 def _alike(items: Iterable[tuple[K, int]]) -> dict[K, list[int]]:

@@ -45,7 +45,14 @@ events = Table(
     Column("received_at", Double, nullable=False),
     Column("data", Text, nullable=False),
     Column("context", Text),
+    # For looking up only: the person's address, others of theirs (a space around each), the campaign's name folded.
+    Column("email", Text),
+    Column("other_emails", Text),
+    Column("campaign", Text),
 )
+for _name in ("email", "other_emails", "campaign"):
+    _known = text(f"{_name} IS NOT NULL")
+    Index(f"events_by_{_name}", events.c[_name], events.c.id, sqlite_where=_known, postgresql_where=_known)
 
 jobs = Table(
     "jobs",
@@ -78,6 +85,8 @@ for name, columns in {
 
 GIVEN_UP = text("state = 'dead'")
 Index("jobs_dead", jobs.c.event_id, sqlite_where=GIVEN_UP, postgresql_where=GIVEN_UP)
+SKIPPED = text("state = 'skipped'")
+Index("jobs_skipped", jobs.c.event_id, sqlite_where=SKIPPED, postgresql_where=SKIPPED)
 
 # Forgetting goes by age, and looks for the events of each webhook.
 Index("events_by_receipt", events.c.received_at)
@@ -85,6 +94,21 @@ Index("events_of_webhook", events.c.webhook_id)
 
 # What happened to a deal, and what stands there already.
 Index("jobs_of_key", jobs.c.order_key)
+
+# Attempts that did not end well, and when a person had a job taken up again: how a job stands tells only the last.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", Id, ForeignKey("jobs.id"), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("seconds", Double, nullable=False),  # that the batch took
+    Column("outcome", Text, nullable=False),  # how it left the job, or `replayed`
+    Column("fault", Text, nullable=False),
+    Column("status", Integer),
+    Column("words", Text, nullable=False),
+)
+Index("attempts_of_job", attempts.c.job_id, attempts.c.id)
 
 cooldowns = Table(
     "cooldowns",

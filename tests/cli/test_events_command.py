@@ -18,6 +18,7 @@ from app.events import (
     Context,
     EmailActivity,
     Event,
+    Failure,
     Kind,
     Lane,
     Lead,
@@ -82,7 +83,8 @@ def told(journal: Journal) -> Journal:
     )
     (refused,) = journal.claim(Lane.KOMMO, "kommo", 10, now=now)
     journal.write_steps({refused.id: {"task": Step(True, "77"), "note": Step(False)}})
-    journal.settle([Settlement(refused, Outcome(State.DEAD, "Kommo: 400: no such deal"))], now=now)
+    dead = Outcome(State.DEAD, "Kommo: 400: no such deal")
+    journal.settle([Settlement(refused, dead, failure=Failure("refused", 400, 0.25))], now=now)
     return journal
 
 
@@ -111,6 +113,8 @@ SEARCHES = {
     ("--email", " Ann@Example.test "): [1],
     ("--email", "zoe@example.com"): [2],  # known from Kommo only
     ("--email", "a%@example.test"): [],
+    ("--campaign", "oFF"): [1],
+    ("--campaign", "o%f"): [],
     ("--source", "encharge"): [1],
     ("--since", "1h"): [4, 3, 2, 1],
     ("--until", "1h"): [],
@@ -129,20 +133,45 @@ def test_an_events_story_is_whole(runner: FlaskCliRunner) -> None:
     (line,) = lines(runner, "events", "1", "--json")
     story = json.loads(line)
     jobs = story.pop("jobs")
+    assert story.pop("data")["campaign"] == "Offer"
     del story["received_at"]
     for job in jobs:
-        del job["due_at"]
-    assert story == {"id": 1, "source": "encharge", "kind": "email_clicked", "order_key": f"email:{ADDRESS}"}
-    assert jobs == [
-        {"lane": "resolve", "state": "done", "attempts": 0, "reason": "", "steps": {}},
-        {
-            "lane": "kommo",
-            "state": "dead",
-            "attempts": 0,
-            "reason": "Kommo: 400: no such deal",
-            "steps": {"task": "77", "note": "begun"},
-        },
-    ]
+        del job["due_at"], job["created_at"], job["settled_at"]
+    assert story == {
+        "id": 1,
+        "source": "encharge",
+        "kind": "email_clicked",
+        "order_key": f"email:{ADDRESS}",
+        "occurred_at": None,
+        "email": ADDRESS,
+    }
+    resolve, kommo = jobs
+    assert resolve == {
+        "lane": "resolve",
+        "order_key": f"email:{ADDRESS}",
+        "state": "done",
+        "attempts": 0,
+        "reason": "",
+        "steps": {},
+        "failures": [],
+    }
+    (failure,) = kommo.pop("failures")
+    assert failure.pop("at") < time.time()
+    assert failure == {
+        "seconds": 0.25,
+        "outcome": "dead",
+        "fault": "refused",
+        "status": 400,
+        "words": "Kommo: 400: no such deal",
+    }
+    assert kommo == {
+        "lane": "kommo",
+        "order_key": "lead:9",
+        "state": "dead",
+        "attempts": 0,
+        "reason": "Kommo: 400: no such deal",
+        "steps": {"task": "77", "note": "begun"},
+    }
 
 
 @pytest.mark.usefixtures("told")
@@ -162,6 +191,11 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(runner: FlaskCliR
         "That is all (1). Nothing was changed.",
     ]
     assert lines(runner, "events", "--json") == before
+
+
+@pytest.mark.usefixtures("told")
+def test_a_campaign_is_enough_for_a_replay(runner: FlaskCliRunner) -> None:
+    assert lines(runner, "replay", "--campaign", "offer", "--dry-run")[0].startswith("1: email_clicked")
 
 
 def test_a_replay_takes_up_the_dead_job_and_keeps_what_it_has_done(runner: FlaskCliRunner, told: Journal) -> None:

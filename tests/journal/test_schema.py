@@ -22,7 +22,7 @@ from app.journal import Journal, JournalError, schema
 from app.journal.tables import metadata
 
 ROOT = Path(__file__).parent.parent.parent
-HEAD = "0004"
+HEAD = "0005"
 
 
 @pytest.fixture

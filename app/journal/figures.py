@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Integer, bindparam, case, cast, func, literal, literal_column, select, union_all
+from sqlalchemy import ColumnElement, Connection, Integer, bindparam, case, cast, func, literal, select, union_all
 
 from app.events import Lane, State
 from app.journal import statements as sql
@@ -19,8 +19,7 @@ HOUR_SECONDS = 3600.0
 SAMPLE = 2_000  # events of the last 24 hours whose delay is looked up; of more, only each second, third …
 
 _since = events.c.received_at >= bindparam("since")
-_dead = select(jobs.c.event_id).where(jobs.c.state == literal_column("'dead'"))
-DIED = select(events.c.received_at).where(_since, events.c.id.in_(_dead))
+DIED = select(events.c.received_at).where(_since, events.c.id.in_(select(jobs.c.event_id).where(sql.DEAD)))
 FIRST = select(events.c.id).where(_since).order_by(events.c.received_at).limit(1)
 NEWEST = select(func.max(events.c.id))
 # When all that was owed for an event was settled, and some of it was carried out.
@@ -86,14 +85,13 @@ def now(connection: Connection) -> Figures:
             Lane(row["lane"]): LaneFigures(row["waiting"], row["failed_before"], row["since"])
             for row in connection.execute(owed).mappings()
         },
-        dead=_count(connection, "dead"),
-        skipped=_count(connection, "skipped"),
+        dead=_count(connection, sql.DEAD),
+        skipped=_count(connection, sql.SKIPPED),
         newest=connection.execute(NEWEST).scalar() or 0,
     )
 
 
-def _count(connection: Connection, state: str) -> int:
-    so = jobs.c.state == literal_column(f"'{state}'")
+def _count(connection: Connection, so: ColumnElement[bool]) -> int:
     return connection.execute(select(func.count()).select_from(jobs).where(so)).scalar_one()
 
 

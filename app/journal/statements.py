@@ -33,6 +33,7 @@ ATTEMPTS_KEPT = 100  # of a job: a vendor that locks us out for weeks is asked e
 PENDING: ColumnElement[str] = literal_column("'pending'")
 OWED = jobs.c.state == PENDING
 DEAD: ColumnElement[bool] = jobs.c.state == literal_column("'dead'")
+SKIPPED: ColumnElement[bool] = jobs.c.state == literal_column("'skipped'")
 
 
 def now() -> ColumnElement[float]:

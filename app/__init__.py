@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
@@ -16,6 +16,7 @@ from app import logs, mapping, settings
 from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order, Upsert
 from app.cli import backfill, broadcasts, events, reconcile, work
+from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.http import Observe, unobserved
@@ -55,6 +56,82 @@ def create_app(configured: Settings | None = None) -> Flask:
 
     Raises SystemExit with a sentence for each thing that is wrong in the settings, the mapping file or the journal.
     """
+    parts = make_parts(configured)
+    told = parts.told
+    app = make_command_app(lambda: parts)
+    app.config["MAX_CONTENT_LENGTH"] = routes.LARGEST_BODY
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions[EXTENSION] = parts.dispatcher
+    ways = make_routes(told)
+    receiver = Receiver(
+        ways,
+        parts.rules,
+        parts.dispatcher,
+        budget=told.reply_budget_seconds,
+        to_kommo=Answers().answered,
+        observe=parts.metrics.answered,
+    )
+    app.register_blueprint(routes.make_blueprint(receiver, ways))
+    app.register_blueprint(health.make_blueprint(parts.journal, parts.vendors, oldest=told.overdue_minutes * 60.0))
+    app.register_blueprint(ops_metrics.make_blueprint(parts.metrics, told.ops_token))
+    page = make_page(told, parts.rules, parts.flows, parts.journal)
+    app.register_blueprint(
+        page_routes.make_blueprint(page_routes.Desk(page, Forms(told.ops_token or "")), told.ops_token)
+    )
+    app.register_error_handler(HTTPException, explain)
+    return app
+
+
+def create_command_line() -> Flask:
+    """Build the app for `flask …`: its commands are there whatever is wrong with the settings.
+
+    What a command works with is made when it runs, and it stops as the service would. Those that help to configure
+    make do with what is there. Nothing is read or opened for the sake of a command's name or help.
+    """
+    if is_command_wanted():
+        return make_command_app(cache(make_parts))
+    return create_app()  # for Flask's own commands, which want the whole service
+
+
+def make_command_app(parts: Callable[[], Parts]) -> Flask:
+    """Return an app with all commands and nothing else; `parts`: what they work with, asked for when they run."""
+    app = Flask(__name__)
+    for command in (
+        work.make_command(lambda: parts().dispatcher),
+        *events.make_commands(lambda: parts().journal, lambda: parts().retention),
+        broadcasts.make_command(lambda: parts().clients.encharge),
+        backfill.make_command(lambda: parts().rules.stages, lambda *order: make_backfill(parts(), *order)),
+        reconcile.make_command(lambda: parts().reconciler, lambda: parts().retention),
+    ):
+        app.cli.add_command(command)
+    return app
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the service is made of."""
+
+    told: Settings
+    rules: Rules
+    journal: Journal
+    clients: Clients
+    flows: Mapping[Lane, tuple[str, Flow]]
+    reconciler: Reconciler
+    dispatcher: Dispatcher
+    vendors: Mapping[Lane, str]
+    metrics: Metrics
+
+    @property
+    def retention(self) -> float:
+        """Return for how many seconds finished events are kept."""
+        return self.told.retention_days * 86400.0
+
+
+def make_parts(configured: Settings | None = None) -> Parts:
+    """Put the service together, not yet at work; without settings, from the environment.
+
+    Raises SystemExit with a sentence for each thing that is wrong in the settings, the mapping file or the journal.
+    """
     try:
         told = configured or settings.load()
         logs.configure(told.log_level, told.log_format, make_veil(told))
@@ -65,7 +142,6 @@ def create_app(configured: Settings | None = None) -> Flask:
     metrics = Metrics(__version__)
     leases = {lane: Lease() for lane in Lane}
     clients = make_clients(told, journal, leases, metrics.called)
-    retention = told.retention_days * 86400.0
     # What nobody waits for must not stand in the way of what somebody does, nor does it wait for a lane's lease.
     watching = make_clients(told, journal, dict.fromkeys(Lane, NoLease()), metrics.called).backfill
     reconciler = Reconciler(journal, watching, rules)
@@ -79,37 +155,10 @@ def create_app(configured: Settings | None = None) -> Flask:
         chores=make_chores(told, journal, vendors, reconciler, watching, metrics),
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
-        retention=retention,
+        retention=told.retention_days * 86400.0,
         observe=metrics.settled,
     )
-    app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = routes.LARGEST_BODY
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions[EXTENSION] = dispatcher
-    ways = make_routes(told)
-    receiver = Receiver(
-        ways,
-        rules,
-        dispatcher,
-        budget=told.reply_budget_seconds,
-        to_kommo=Answers().answered,
-        observe=metrics.answered,
-    )
-    app.register_blueprint(routes.make_blueprint(receiver, ways))
-    app.register_blueprint(health.make_blueprint(journal, vendors, oldest=told.overdue_minutes * 60.0))
-    app.register_blueprint(ops_metrics.make_blueprint(metrics, told.ops_token))
-    desk = page_routes.Desk(make_page(told, rules, flows, journal), Forms(told.ops_token or ""))
-    app.register_blueprint(page_routes.make_blueprint(desk, told.ops_token))
-    for command in (
-        work.make_command(dispatcher),
-        *events.make_commands(journal, retention),
-        broadcasts.make_command(clients.encharge),
-        backfill.make_command(rules.stages, lambda *order: make_backfill(told, rules, journal, *order)),
-        reconcile.make_command(reconciler, retention),
-    ):
-        app.cli.add_command(command)
-    app.register_error_handler(HTTPException, explain)
-    return app
+    return Parts(told, rules, journal, clients, flows, reconciler, dispatcher, vendors, metrics)
 
 
 def make_veil(told: Settings) -> Veil:
@@ -225,9 +274,9 @@ def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tup
     return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.reader, rules, list(flows), people)), **flows}
 
 
-def make_backfill(told: Settings, rules: Rules, journal: Journal, order: Order, audience: Audience) -> Backfill:
+def make_backfill(parts: Parts, order: Order, audience: Audience) -> Backfill:
     """Return a walk through Kommo's deals; what it writes may be written twice, so it needs no lease."""
-    clients = make_clients(told, journal, dict.fromkeys(Lane, NoLease()))
+    clients = make_clients(parts.told, parts.journal, dict.fromkeys(Lane, NoLease()))
     upserts: dict[Lane, Upsert] = {}
     if in_encharge := clients.encharge:
         upserts[Lane.ENCHARGE] = lambda news: in_encharge.upsert_people([encharge_person(item) for item in news])
@@ -235,7 +284,7 @@ def make_backfill(told: Settings, rules: Rules, journal: Journal, order: Order, 
         upserts[Lane.ORTTO] = lambda news: in_ortto.merge_people(
             [Person(item.email, ortto_fields(item)) for item in news]
         )
-    return Backfill(clients.backfill, rules, journal, upserts, order, audience)
+    return Backfill(clients.backfill, parts.rules, parts.journal, upserts, order, audience)
 
 
 def make_routes(told: Settings) -> dict[Source, Route]:

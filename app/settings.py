@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -60,6 +60,18 @@ ORTTO_HOSTS = {
 }
 """A key works on its own region's host only. Reference: https://help.ortto.com/a-257-create-or-update-one-or-more-people-merge"""
 
+KOMMO_ACCESS = ("KOMMO_SUBDOMAIN", "KOMMO_DOMAIN", "KOMMO_API_URL", "KOMMO_ACCESS_TOKEN", "KOMMO_RATE_LIMIT")
+ENCHARGE_ACCESS = (
+    "ENCHARGE_API_KEY",
+    "ENCHARGE_WRITE_KEY",
+    "ENCHARGE_DIALECT",
+    "ENCHARGE_API_URL",
+    "ENCHARGE_INGEST_URL",
+)
+ORTTO_ACCESS = ("ORTTO_API_KEY", "ORTTO_REGION", "ORTTO_API_URL")
+"""What must be right before a vendor's API can be called."""
+
+DOTENV = ".env"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SHORTEST_SECRET = 16
 LARGEST_ID = 2**63 - 1
@@ -70,6 +82,18 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _KOMMO_HOST = re.compile(rf"({_LABEL.pattern})\.(kommo\.com|amocrm\.com|amocrm\.ru)")
 _PASSWORD = re.compile(r"(?:://[^/:@]*:|[?&](?:ssl)?password=)([^&]+?)(?=@|&|$)")  # in the address of a database
 _MAKE_ONE = "make one with `openssl rand -hex 24`"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, in a sentence that begins with what it is wrong with."""
+
+    sentence: str
+
+    @property
+    def variable(self) -> str:
+        """Return the name of the variable, or DOTENV for the file."""
+        return self.sentence.partition(" ")[0]
 
 
 class SettingsError(Exception):
@@ -147,21 +171,48 @@ class Settings:
         }
 
 
+@dataclass(frozen=True)
+class Survey:
+    """The settings as far as they could be read, and what is wrong; what is not right stands at its default."""
+
+    settings: Settings
+    faults: tuple[Fault, ...]
+
+    def faults_of(self, variables: Collection[str]) -> tuple[Fault, ...]:
+        """Return what is wrong with some variables, and what may be the reason: the file, and names with a typo."""
+        wrong = {fault.variable for fault in self.faults}
+        if not wrong & {*variables, DOTENV}:
+            return ()
+        return tuple(
+            fault for fault in self.faults if fault.variable in variables or fault.variable not in VARIABLES
+        )
+
+
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read and check all settings; without `environ`, from `.env` here and from the real environment.
 
     The real environment wins over `.env`. A blank value counts as unset. Raises SettingsError with every fault.
     """
-    reader = _Reader(_surroundings() if environ is None else environ)
+    found = survey(environ)
+    if found.faults:
+        raise SettingsError(tuple(fault.sentence for fault in found.faults))
+    return found.settings
+
+
+def survey(environ: Mapping[str, str] | None = None) -> Survey:
+    """Read all settings as `load` does, and tell what is wrong in place of refusing it."""
+    broken: tuple[Fault, ...] = ()
+    if environ is None:
+        try:
+            environ = {**_dotenv(Path(DOTENV)), **os.environ}
+        except SettingsError as error:
+            environ = os.environ
+            broken = tuple(Fault(sentence) for sentence in error.faults)
+    reader = _Reader(environ)
     settings = _read(reader)
     reader.refuse_strangers()
-    if reader.faults:
-        raise SettingsError(tuple(reader.faults))
-    return settings
-
-
-def _surroundings() -> dict[str, str]:
-    return {**_dotenv(Path(".env")), **os.environ}
+    # What `.env` would have set is not missing: only its own faults are worth a word.
+    return Survey(settings, broken or tuple(map(Fault, reader.faults)))
 
 
 def _dotenv(path: Path) -> dict[str, str]:

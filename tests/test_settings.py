@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import VARIABLES, Settings, SettingsError, load
+from app.settings import DOTENV, KOMMO_ACCESS, VARIABLES, Settings, SettingsError, load, survey
 
 SECRET = "kommo-secret-0123456789"
 NEEDED = {"KOMMO_SUBDOMAIN": "acme", "KOMMO_ACCESS_TOKEN": "token-1", "KOMMO_WEBHOOK_SECRET": SECRET}
@@ -341,6 +341,34 @@ def test_all_faults_are_said_at_once() -> None:
     assert str(refusal.value).splitlines() == list(refusal.value.faults)
 
 
+def test_a_survey_tells_what_is_wrong_and_reads_the_rest() -> None:
+    found = survey({"KOMMO_SUBDOMAIN": "acme", "PORT": "x", "RETENTION_DAYS": "7", "KOMMO_TOKEN": "token-1"})
+    assert (found.settings.kommo_subdomain, found.settings.retention_days) == ("acme", 7)
+    assert found.settings.web_port == 8000
+    assert [fault.variable for fault in found.faults] == [
+        "PORT",
+        "KOMMO_ACCESS_TOKEN",
+        "KOMMO_WEBHOOK_SECRET",
+        "KOMMO_TOKEN",
+    ]
+    with pytest.raises(SettingsError) as refusal:
+        load({"KOMMO_SUBDOMAIN": "acme", "PORT": "x", "RETENTION_DAYS": "7", "KOMMO_TOKEN": "token-1"})
+    assert refusal.value.faults == tuple(fault.sentence for fault in found.faults)
+
+
+def test_a_survey_knows_the_faults_of_some_variables_and_the_typos_that_may_be_why() -> None:
+    found = survey({"KOMMO_SUBDOMAIN": "acme", "PORT": "x", "KOMMO_TOKEN": "token-1"})
+    assert [fault.variable for fault in found.faults_of(KOMMO_ACCESS)] == ["KOMMO_ACCESS_TOKEN", "KOMMO_TOKEN"]
+    assert [fault.variable for fault in found.faults_of(["PORT"])] == ["PORT", "KOMMO_TOKEN"]
+    assert found.faults_of(["RETENTION_DAYS"]) == ()
+
+
+def test_every_fault_begins_with_what_it_is_about() -> None:
+    for wrong, _ in BAD:
+        for fault in survey({**NEEDED, **wrong}).faults:
+            assert fault.variable in {*VARIABLES, *wrong}, fault.sentence
+
+
 @pytest.mark.parametrize(
     "environ",
     [
@@ -447,6 +475,14 @@ class TestDotenv:
         self.write("KOMMO_SUBDOMAIN=größe\n", "latin-1")
         with pytest.raises(SettingsError, match="save it as UTF-8 text"):
             load()
+
+    def test_a_survey_names_the_file_alone_when_it_cannot_be_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write("KOMMO_ACCESS_TOKEN='never closed\n")
+        monkeypatch.setenv("KOMMO_SUBDOMAIN", "acme")
+        found = survey()
+        assert [fault.variable for fault in found.faults] == [DOTENV]
+        assert found.faults_of(["KOMMO_SUBDOMAIN"]) == found.faults
+        assert found.settings.kommo_subdomain == "acme"
 
     def test_the_example_loads_once_the_required_ones_are_filled_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.write(EXAMPLE.read_text(encoding="utf-8"))

@@ -38,16 +38,31 @@ class SaidMoment(click.ParamType[Said]):
         return str(value), Moment().convert(value, param, ctx)
 
 
-def make_command(stages: Sequence[Stage], make: Callable[[Order, Audience], Backfill]) -> click.Command:
+class StageName(click.ParamType[str]):
+    """The name of a stage in the mapping file, which is read only when one is given."""
+
+    name = "stage"
+
+    def __init__(self, stages: Callable[[], Sequence[Stage]]) -> None:
+        self._stages = stages
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, if there is such a stage."""
+        names = list(dict.fromkeys(stage.name for stage in self._stages()))
+        return click.Choice(names).convert(value, param, ctx)
+
+
+def make_command(
+    stages: Callable[[], Sequence[Stage]], make: Callable[[Order, Audience], Backfill]
+) -> click.Command:
     """Build the command; `stages`: those of the mapping file."""
-    names = list(dict.fromkeys(stage.name for stage in stages))
     when = "30m, 6h, 2d (ago) or an ISO date."
 
     @click.command("backfill")
     @click.option(
         "--pipeline", "pipelines", type=int, multiple=True, help="Only deals of this pipeline, by Kommo's id."
     )
-    @click.option("--stage", type=click.Choice(names), help="Only deals in this stage of the mapping file.")
+    @click.option("--stage", type=StageName(stages), help="Only deals in this stage of the mapping file.")
     @click.option("--since", type=SaidMoment(), help=f"Only deals changed since: {when}")
     @click.option("--until", type=SaidMoment(), help=f"Only deals changed before: {when}")
     @click.option("--events", is_flag=True, help="Send each deal's stage event too, by way of the journal.")

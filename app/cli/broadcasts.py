@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -19,8 +19,8 @@ UNKNOWN = "–"  # Encharge does not say it
 NAMED = 20  # known broadcasts that are named to who asked for an unknown one
 
 
-def make_command(encharge: EnchargeClient | None) -> click.Command:
-    """Build the command; None: Encharge is off."""
+def make_command(ask_client: Callable[[], EnchargeClient | None]) -> click.Command:
+    """Build the command; without a client, Encharge is off."""
 
     @click.command("broadcasts")
     @click.argument("broadcast_id", required=False, type=int, metavar="[ID]")
@@ -36,6 +36,7 @@ def make_command(encharge: EnchargeClient | None) -> click.Command:
         flask broadcasts 502
         flask broadcasts --json
         """
+        encharge = ask_client()
         if encharge is None:
             raise click.ClickException("Encharge is off: set ENCHARGE_API_KEY.")
         with _explaining("GET /broadcasts"):

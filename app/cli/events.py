@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +18,12 @@ EVERYTHING = 1_000_000  # events that are taken up again at once, at most
 ROW = "{:>8}  {:<20} {:<9} {:<17} {:<26} {}"
 
 
-def make_commands(journal: Journal, retention: float) -> list[click.Command]:
+def make_commands(journal: Callable[[], Journal], retention: Callable[[], float]) -> list[click.Command]:
     """Build the commands; `retention`: seconds for which finished events are kept."""
     return [_events(journal), _replay(journal), _purge(journal, retention)]
 
 
-def _events(journal: Journal) -> click.Command:
+def _events(journal: Callable[[], Journal]) -> click.Command:
     @click.command("events")
     @click.argument("ids", nargs=-1, type=int)
     @search_options
@@ -37,7 +37,7 @@ def _events(journal: Journal) -> click.Command:
         flask events --deal 41500011
         flask events --email ann@example.com --since 2d --json
         """
-        found = journal.find(make_search(ids, limit, **options))
+        found = journal().find(make_search(ids, limit, **options))
         if as_json:
             for story in found:
                 echo_json(asdict(story))
@@ -47,7 +47,7 @@ def _events(journal: Journal) -> click.Command:
     return events
 
 
-def _replay(journal: Journal) -> click.Command:
+def _replay(journal: Callable[[], Journal]) -> click.Command:
     @click.command("replay")
     @click.argument("ids", nargs=-1, type=int)
     @search_options
@@ -68,7 +68,7 @@ def _replay(journal: Journal) -> click.Command:
             options[name] for name in ("state", "deal", "email", "campaign", "source", "since", "until")
         ):
             raise click.UsageError("Say which events: their ids, or options such as --state dead.")
-        found = [story for story in journal.find(make_search(ids, EVERYTHING, **options)) if _returnable(story)]
+        found = [story for story in journal().find(make_search(ids, EVERYTHING, **options)) if _returnable(story)]
         if not found:
             click.echo("Nothing to take up: no dead or skipped job among these events.")
             return
@@ -80,13 +80,13 @@ def _replay(journal: Journal) -> click.Command:
             return
         if not yes:
             click.confirm(f"Take these up again ({len(found)})?", abort=True)
-        count = journal.take_up_again([story.id for story in found], now=time.time())
+        count = journal().take_up_again([story.id for story in found], now=time.time())
         click.echo(f"Due again: {count} of their jobs. The running service carries them out.")
 
     return replay
 
 
-def _purge(journal: Journal, retention: float) -> click.Command:
+def _purge(journal: Callable[[], Journal], retention: Callable[[], float]) -> click.Command:
     @click.command("purge")
     @click.option("--days", type=click.IntRange(0), help="Forget what is older; default: RETENTION_DAYS.")
     @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -95,11 +95,11 @@ def _purge(journal: Journal, retention: float) -> click.Command:
 
         The service does this by itself every hour. A forgotten event is no longer known as a duplicate.
         """
-        before = time.time() - (retention if days is None else days * 86400.0)
+        before = time.time() - (retention() if days is None else days * 86400.0)
         if not yes:
             click.confirm(f"Forget what was finished and received before {as_time(before)}?", abort=True)
         count = 0
-        while some := journal.purge(before):
+        while some := journal().purge(before):
             count += some
             click.echo(f"{count} events forgotten …")
         click.echo(f"Done: {count} events forgotten.")

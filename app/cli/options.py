@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
+from flask.cli import FlaskGroup
 
 from app import moments
 from app.events import Source, State
@@ -30,6 +31,15 @@ class Moment(click.ParamType[float]):
             return moments.parse(str(value), now=time.time())
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def is_command_wanted() -> bool:
+    """Say whether Flask looks for one of our commands, to run it or to show its help.
+
+    Its own (run, shell, routes) ask for the app too, but only when they are at work themselves.
+    """
+    context = click.get_current_context(silent=True)
+    return context is not None and isinstance(context.command, FlaskGroup)
 
 
 def echo_json(told: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -18,7 +18,7 @@ WAIT_SECONDS = 1.0
 TOLD_EVERY = 5.0  # seconds
 
 
-def make_command(reconciler: Reconciler, retention: float) -> click.Command:
+def make_command(ask_reconciler: Callable[[], Reconciler], retention: Callable[[], float]) -> click.Command:
     """Build the command; `retention`: seconds for which events are known."""
 
     @click.command("reconcile")
@@ -37,7 +37,8 @@ def make_command(reconciler: Reconciler, retention: float) -> click.Command:
         flask reconcile --dry-run
         flask reconcile --since 2d
         """
-        if since is not None and since < time.time() - retention:
+        reconciler = ask_reconciler()
+        if since is not None and since < time.time() - retention():
             raise click.UsageError(
                 "--since is longer ago than RETENTION_DAYS: what was forgotten since would be sent again."
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 
 import click
 from flask.cli import with_appcontext
@@ -11,7 +12,7 @@ from flask.cli import with_appcontext
 from app.dispatcher import Dispatcher
 
 
-def make_command(dispatcher: Dispatcher) -> click.Command:
+def make_command(ask_dispatcher: Callable[[], Dispatcher]) -> click.Command:
     """Build the command."""
 
     @click.command("work")
@@ -22,6 +23,7 @@ def make_command(dispatcher: Dispatcher) -> click.Command:
         The web process does this too; run a worker beside it to have retries carried out while no web process runs,
         or to take the work off it. As many as you like may run.
         """
+        dispatcher = ask_dispatcher()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())

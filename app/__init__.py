@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,6 +17,7 @@ from app import logs, mapping, settings
 from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order, Upsert
 from app.cli import backfill, broadcasts, events, reconcile, work
+from app.cli.desk import Desk
 from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
 from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
@@ -43,7 +45,7 @@ from app.ops.metrics import Metrics
 from app.ops.page import Page
 from app.reconcile import Reconciler
 from app.rounds import Rounds
-from app.settings import Settings, SettingsError
+from app.settings import ENCHARGE_ACCESS, KOMMO_ACCESS, ORTTO_ACCESS, Settings, SettingsError, Survey
 from app.webhooks import encharge, kommo, ortto, routes
 from app.webhooks.routes import Receiver, Route
 
@@ -58,7 +60,7 @@ def create_app(configured: Settings | None = None) -> Flask:
     """
     parts = make_parts(configured)
     told = parts.told
-    app = make_command_app(lambda: parts)
+    app = make_command_app(lambda: parts, lambda: make_desk(Survey(told, ())))
     app.config["MAX_CONTENT_LENGTH"] = routes.LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions[EXTENSION] = parts.dispatcher
@@ -89,12 +91,16 @@ def create_command_line() -> Flask:
     make do with what is there. Nothing is read or opened for the sake of a command's name or help.
     """
     if is_command_wanted():
-        return make_command_app(cache(make_parts))
+        return make_command_app(cache(make_parts), lambda: make_desk(settings.survey()))
     return create_app()  # for Flask's own commands, which want the whole service
 
 
-def make_command_app(parts: Callable[[], Parts]) -> Flask:
-    """Return an app with all commands and nothing else; `parts`: what they work with, asked for when they run."""
+def make_command_app(parts: Callable[[], Parts], desk: Callable[[], Desk]) -> Flask:
+    """Return an app with all commands and nothing else.
+
+    What they work with is asked for when they run: the `parts` of the service, or a `desk`, which is there before
+    the settings are complete.
+    """
     app = Flask(__name__)
     for command in (
         work.make_command(lambda: parts().dispatcher),
@@ -213,21 +219,6 @@ def make_clients(
 
     `observe` hears of every call.
     """
-    encharge_client, ortto_client = None, None
-    if told.encharge_api_key:
-        flavour = ArticleEnchargeClient if told.encharge_dialect == "article" else EnchargeClient
-        encharge_client = flavour(
-            told.encharge_api_url,
-            told.encharge_ingest_url,
-            told.encharge_api_key,
-            told.encharge_write_key,
-            may_write=leases[Lane.ENCHARGE].holds,
-            observe=observe,
-        )
-    if told.ortto_api_key:
-        ortto_client = OrttoClient(
-            told.ortto_api_url, told.ortto_api_key, may_write=leases[Lane.ORTTO].holds, observe=observe
-        )
     budget = partial(Throttle, journal, "kommo", told.kommo_rate_limit)
     tasks, stages, rest = map(budget, (Priority.TASKS, Priority.STAGES, Priority.BACKFILL))
     crm = KommoClient(
@@ -242,9 +233,51 @@ def make_clients(
         kommo=crm,
         reader=crm.paced(stages.wait, stages.refused),
         backfill=crm.paced(rest.wait, rest.refused),
-        encharge=encharge_client,
-        ortto=ortto_client,
+        encharge=make_encharge_client(told, leases[Lane.ENCHARGE].holds, observe),
+        ortto=make_ortto_client(told, leases[Lane.ORTTO].holds, observe),
     )
+
+
+def make_encharge_client(
+    told: Settings, may_write: Callable[[], bool], observe: Observe = unobserved
+) -> EnchargeClient | None:
+    """Return Encharge's client, None if Encharge is off."""
+    if not told.encharge_api_key:
+        return None
+    flavour = ArticleEnchargeClient if told.encharge_dialect == "article" else EnchargeClient
+    return flavour(
+        told.encharge_api_url,
+        told.encharge_ingest_url,
+        told.encharge_api_key,
+        told.encharge_write_key,
+        may_write=may_write,
+        observe=observe,
+    )
+
+
+def make_ortto_client(
+    told: Settings, may_write: Callable[[], bool], observe: Observe = unobserved
+) -> OrttoClient | None:
+    """Return Ortto's client, None if Ortto is off."""
+    if not told.ortto_api_key:
+        return None
+    return OrttoClient(told.ortto_api_url, told.ortto_api_key, may_write=may_write, observe=observe)
+
+
+def make_desk(survey: Survey) -> Desk:
+    """Return what the commands that help to configure work with; a person waits for it, so it needs no lease."""
+    told = survey.settings
+    logs.configure(told.log_level, told.log_format, make_veil(told))
+    kommo_client, encharge_client, ortto_client = None, None, None
+    if not survey.faults_of(KOMMO_ACCESS):
+        # Without a journal the limit cannot be shared: never a second call within its share of a second.
+        pause = partial(time.sleep, 1 / told.kommo_rate_limit)
+        kommo_client = KommoClient(told.kommo_api_url, told.kommo_access_token, throttle=pause)
+    if not survey.faults_of(ENCHARGE_ACCESS):
+        encharge_client = make_encharge_client(told, NoLease().holds)
+    if not survey.faults_of(ORTTO_ACCESS):
+        ortto_client = make_ortto_client(told, NoLease().holds)
+    return Desk(survey, kommo_client, encharge_client, ortto_client)
 
 
 def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tuple[str, Flow]]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,6 +27,67 @@ BAD_ANSWERS = 50  # half of what Kommo bears
 BAD_SECONDS = 2 * 3600.0
 ANSWER_SECONDS = 2.0  # after which Kommo takes no answer any more
 SAID_AGAIN_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """How our webhook is to stand; `hook`: as it stands now, None if there is none."""
+
+    hook: Hook | None
+    destination: str
+    settings: tuple[str, ...]
+
+    @property
+    def verb(self) -> str:
+        """Return what has to be done: make, switch on, complete."""
+        if self.hook is None:
+            return "make"
+        return "switch on" if self.hook.disabled else "complete"
+
+
+def ours(hooks: Sequence[Hook], secrets: Sequence[str]) -> list[Hook]:
+    """Return the webhooks that lead to our route, wherever that is, with one of our secrets."""
+    return [hook for hook in hooks if _is_ours(hook, secrets)]
+
+
+def remedy(hooks: Sequence[Hook], secrets: Sequence[str], public_url: str) -> Remedy | None:
+    """Return what is to be done about our webhook, None if all is well with it."""
+    known = ours(hooks, secrets)
+    wanted = f"{public_url}{PATHS[0]}/{secrets[0]}"
+    hook = next((hook for hook in known if hook.destination == wanted), None)
+    if hook is None:
+        # One with the secret of before, or of another path, will do; one at another address is not reached.
+        hook = next((hook for hook in known if hook.destination.startswith(f"{public_url}/")), None)
+    if hook is None:
+        return Remedy(None, wanted, WANTED)
+    if not _lacks(hook):
+        return None
+    return Remedy(hook, hook.destination, tuple(dict.fromkeys((*hook.settings, *WANTED))))
+
+
+def mend(kommo: KommoClient, needed: Remedy) -> Hook | None:
+    """Make, complete or switch on our webhook; return it as it stands then, None if Kommo does not say it."""
+    made = kommo.set_webhook(needed.destination, needed.settings)
+    if made and made.disabled:
+        # Nobody says that setting it again switches it on. What happens in between, the log tells.
+        kommo.delete_webhook(needed.destination)
+        made = kommo.set_webhook(needed.destination, needed.settings)
+    return made
+
+
+def fault(hooks: Sequence[Hook], otherwise: str = "") -> str:
+    """Return what is wrong with our webhooks and what a person has to do, '' if one is as it should be."""
+    if any(not _lacks(hook) for hook in hooks):
+        return ""
+    sending = next((hook for hook in hooks if not hook.disabled), None)
+    if not hooks:
+        what = "Kommo has no webhook that leads here with our secret"
+        todo = f"add <our address>{PATHS[0]}/<KOMMO_WEBHOOK_SECRET>"
+    elif sending is None:
+        what, todo = "Kommo has switched our webhook off", "save it again"
+    else:
+        what, todo = f"Our webhook in Kommo does not send {', '.join(_lacks(sending))}", "choose it"
+    return f"{what}: {todo} in Kommo, Settings, Integrations{otherwise}."
 
 
 class Guardian:
@@ -51,60 +113,40 @@ class Guardian:
         """Look, mend what may be mended, log what may not; return what is wrong now, in a sentence, or ''."""
         certain = True
         try:
-            fault = self._mend(self._kommo.webhooks())
+            words = self._mend(self._kommo.webhooks())
         except ApiError as error:
             certain = error.fault in (Fault.LOCKED_OUT, Fault.REFUSED)
-            fault = self._hide(f"Kommo's webhook cannot be looked after: {error}.")
+            words = self._hide(f"Kommo's webhook cannot be looked after: {error}.")
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                fault += " KOMMO_ACCESS_TOKEN must be an administrator's."
-        self._say(fault)
+                words += " KOMMO_ACCESS_TOKEN must be an administrator's."
+        self._say(words)
         if certain:
-            self._heard(fault)
-        return fault
+            self._heard(words)
+        return words
 
     def _mend(self, hooks: Sequence[Hook]) -> str:
-        ours = [hook for hook in hooks if self._is_ours(hook)]
         if self._public_url is None:
-            return _unmended(ours, ", or set PUBLIC_URL, and it is done for you")
-        wanted = f"{self._public_url}{PATHS[0]}/{self._secrets[0]}"
-        hook = next((hook for hook in ours if hook.destination == wanted), None)
-        if hook is None:
-            # One with the secret of before, or of another path, will do; one at another address is not reached.
-            hook = next((hook for hook in ours if hook.destination.startswith(f"{self._public_url}/")), None)
-        if hook and not _lacks(hook):
+            return fault(ours(hooks, self._secrets), ", or set PUBLIC_URL, and it is done for you")
+        needed = remedy(hooks, self._secrets, self._public_url)
+        if needed is None:
             return ""
-        destination = hook.destination if hook else wanted
-        settings = dict.fromkeys((*(hook.settings if hook else ()), *WANTED))
-        made = self._kommo.set_webhook(destination, list(settings))
-        if made and made.disabled:
-            # Nobody says that setting it again switches it on. What happens in between, the log tells.
-            self._kommo.delete_webhook(destination)
-            made = self._kommo.set_webhook(destination, list(settings))
-        log.warning("Kommo's webhook was " + ("switched on again" if hook else "made"), at=self._public_url)
-        return _unmended([made], "") if made else ""
-
-    def _is_ours(self, hook: Hook) -> bool:
-        """Say whether an address leads to our route, with one of our secrets."""
-        parts = urlsplit(hook.destination)
-        path = parts.path.rstrip("/")
-        if any(path.endswith(f"{ours}/{secret}") for ours in PATHS for secret in self._secrets):
-            return True
-        said = parse_qs(parts.query).get("secret", [])
-        return path.endswith(PATHS) and any(secret in said for secret in self._secrets)
+        made = mend(self._kommo, needed)
+        log.warning("Kommo's webhook was " + ("switched on again" if needed.hook else "made"), at=self._public_url)
+        return fault([made]) if made else ""
 
     def _hide(self, words: str) -> str:
         for secret in self._secrets:
             words = words.replace(secret, "***")
         return words
 
-    def _say(self, fault: str) -> None:
+    def _say(self, words: str) -> None:
         """Log a fault when it is new, and again every hour; and once that it is over."""
         said, at = self._said
-        if fault == said and (not fault or self._clock() - at < SAID_AGAIN_SECONDS):
+        if words == said and (not words or self._clock() - at < SAID_AGAIN_SECONDS):
             return
-        self._said = (fault, self._clock())
-        if fault:
-            log.error("Kommo's webhook", fault=fault)
+        self._said = (words, self._clock())
+        if words:
+            log.error("Kommo's webhook", fault=words)
         elif said:
             log.info("Kommo's webhook is well again")
 
@@ -142,16 +184,11 @@ def _lacks(hook: Hook) -> list[str]:
     return list(WANTED) if hook.disabled else [name for name in WANTED if name not in hook.settings]
 
 
-def _unmended(hooks: Sequence[Hook], otherwise: str) -> str:
-    """Return what a person has to do, or '' if one of the webhooks is as it should be."""
-    if any(not _lacks(hook) for hook in hooks):
-        return ""
-    sending = next((hook for hook in hooks if not hook.disabled), None)
-    if not hooks:
-        fault = "Kommo has no webhook that leads here with our secret"
-        remedy = f"add <our address>{PATHS[0]}/<KOMMO_WEBHOOK_SECRET>"
-    elif sending is None:
-        fault, remedy = "Kommo has switched our webhook off", "save it again"
-    else:
-        fault, remedy = f"Our webhook in Kommo does not send {', '.join(_lacks(sending))}", "choose it"
-    return f"{fault}: {remedy} in Kommo, Settings, Integrations{otherwise}."
+def _is_ours(hook: Hook, secrets: Sequence[str]) -> bool:
+    """Say whether an address leads to our route, with one of our secrets."""
+    parts = urlsplit(hook.destination)
+    path = parts.path.rstrip("/")
+    if any(path.endswith(f"{route}/{secret}") for route in PATHS for secret in secrets):
+        return True
+    said = parse_qs(parts.query).get("secret", [])
+    return path.endswith(PATHS) and any(secret in said for secret in secrets)

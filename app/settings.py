@@ -61,13 +61,7 @@ ORTTO_HOSTS = {
 """A key works on its own region's host only. Reference: https://help.ortto.com/a-257-create-or-update-one-or-more-people-merge"""
 
 KOMMO_ACCESS = ("KOMMO_SUBDOMAIN", "KOMMO_DOMAIN", "KOMMO_API_URL", "KOMMO_ACCESS_TOKEN", "KOMMO_RATE_LIMIT")
-ENCHARGE_ACCESS = (
-    "ENCHARGE_API_KEY",
-    "ENCHARGE_WRITE_KEY",
-    "ENCHARGE_DIALECT",
-    "ENCHARGE_API_URL",
-    "ENCHARGE_INGEST_URL",
-)
+ENCHARGE_ACCESS = ("ENCHARGE_API_KEY", "ENCHARGE_DIALECT", "ENCHARGE_API_URL")
 ORTTO_ACCESS = ("ORTTO_API_KEY", "ORTTO_REGION", "ORTTO_API_URL")
 """What must be right before a vendor's API can be called."""
 

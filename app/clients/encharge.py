@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from app.addresses import clean_email
 from app.clients.errors import ApiError, Fault
+from app.clients.fields import Field
 from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.clients.people import PEOPLE_A_READ, found_person
 from app.events import FoundPerson
@@ -22,6 +23,7 @@ from app.events import FoundPerson
 PEOPLE_A_CALL = 100  # Encharge documents no limit
 PERSON_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 LEAD_ID = "kommo_lead_id"
+STAGE = "kommo_current_stage"
 LAST_EVENT = "kommo_last_event"  # the key of the event that came with the person last
 Told = TypeVar("Told")
 ACTIVITY_LISTS = ("activity", "activities", "items")
@@ -147,6 +149,20 @@ class EnchargeClient:
         half = len(values) // 2
         return self._some_people(by, values[:half], told) | self._some_people(by, values[half:], told)
 
+    def person_fields(self) -> list[Field]:
+        """Return the fields that persons have."""
+        # Reference: https://app-encharge-resources.s3.amazonaws.com/redoc.html, GET /fields
+        with understanding("Encharge", "GET /fields"):
+            return [_field(item) for item in self._http.get("/fields")["items"]]
+
+    def add_person_field(self, name: str, title: str, kind: str) -> Field:
+        """Make a field of persons with exactly this name; return it as it is."""
+        # Of what is sent, the older of two documents wants `readOnly` and `array` too.
+        field = {"name": name, "title": title, "type": kind, "readOnly": False, "array": False}
+        answer = self._http.post("/fields", [field])
+        with understanding("Encharge", "POST /fields"):
+            return next(_field(item) for item in answer["items"] if item["name"] == name)
+
     def broadcasts(self) -> list[Broadcast]:
         """Return the broadcasts with their totals, as Encharge lists them."""
         # Encharge documents the shape of a broadcast and not this call:
@@ -202,6 +218,11 @@ def _all(user: Mapping[str, Any], field: str) -> tuple[object, ...]:
     """Return what may be the value of a field: custom ones stand beside the email, or below `data`."""
     data = user.get("data")
     return user.get(field), data.get(field) if isinstance(data, dict) else None
+
+
+def _field(item: Mapping[str, Any]) -> Field:
+    kind = str(item.get("type") or "") + ("[]" if item.get("array") else "")
+    return Field(str(item["name"]), str(item.get("title") or item["name"]), kind)
 
 
 def _broadcast(item: Mapping[str, Any]) -> Broadcast:

@@ -10,12 +10,14 @@ from typing import Any
 
 from app.addresses import clean_email
 from app.clients.errors import ApiError
+from app.clients.fields import Field
 from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.events import Company, Contact, Lead
 
 FILTERED = 50  # deals asked for in one call, where a page must hold all that stands on them
 PAGE = 250  # entities a page and a write at most: https://developers.kommo.com/docs/limitations
 LOG_PAGE = 100  # entries of the events log a page: as many as all of Kommo's pages about it allow
+INCOMING = 1  # the type of the stage for leads that nobody has taken on yet: its id differs by pipeline
 LOGGED_DEALS = 10  # deals that the events log can be asked for in one call
 
 
@@ -98,6 +100,25 @@ class Hook:
     destination: str
     settings: tuple[str, ...]
     disabled: bool = False
+
+
+@dataclass(frozen=True)
+class KnownStage:
+    """A stage of a pipeline. `incoming`: for leads that nobody has taken on yet; no hook tells of them."""
+
+    id: int
+    name: str
+    incoming: bool = False
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline with its stages, won (142) and lost (143) among them, in the order in which Kommo shows them."""
+
+    id: int
+    name: str
+    stages: tuple[KnownStage, ...]
+    archived: bool = False
 
 
 class KommoClient:
@@ -296,6 +317,26 @@ class KommoClient:
         with understanding("Kommo", "GET /events"):
             yield from map(_move, self._pages("events", query))
 
+    def pipelines(self) -> list[Pipeline]:
+        """Return the account's pipelines with their stages."""
+        # Reference: https://developers.kommo.com/reference/pipelines-list
+        with understanding("Kommo", "GET /leads/pipelines"):
+            answer = self._http.get("/leads/pipelines") or {}
+            return [_pipeline(body) for body in sorted(_embedded(answer, "pipelines"), key=_sort)]
+
+    def deal_fields(self) -> list[Field]:
+        """Return the custom fields of deals; their ids are numbers."""
+        # Reference: https://developers.kommo.com/reference/custom-field-by-entity
+        with understanding("Kommo", "GET /leads/custom_fields"):
+            return [_field(body) for body in self._pages("leads/custom_fields", [("limit", PAGE)])]
+
+    def add_deal_fields(self, names: Sequence[str], kind: str) -> list[Field]:
+        """Make custom fields of deals; return them as they are. Only an administrator's token may."""
+        # Reference: https://developers.kommo.com/reference/add-custom-fields
+        answer = self._http.post("/leads/custom_fields", [{"name": name, "type": kind} for name in names])
+        with understanding("Kommo", "POST /leads/custom_fields"):
+            return [_field(body) for body in answer["_embedded"]["custom_fields"]]
+
     def webhooks(self) -> list[Hook]:
         """Return the account's webhooks. Only an administrator's token may ask."""
         # Reference: https://developers.kommo.com/reference/list-webhooks
@@ -344,7 +385,7 @@ class KommoClient:
             answer = self._http.get(path or f"/{entity}", [*query, ("page", page)] if page > 1 else query)
             if not answer:  # 204: nothing (more)
                 return
-            yield from answer["_embedded"][entity]
+            yield from answer["_embedded"][entity.rpartition("/")[2]]
             if not _has_next(answer):
                 return
             page += 1
@@ -438,6 +479,23 @@ def _position(values: Any) -> Position | None:
 
 def _hook(body: dict[str, Any]) -> Hook:
     return Hook(body["destination"], tuple(body.get("settings") or ()), bool(body.get("disabled")))
+
+
+def _sort(body: dict[str, Any]) -> int:
+    return int(body.get("sort") or 0)
+
+
+def _pipeline(body: dict[str, Any]) -> Pipeline:
+    stages = (
+        KnownStage(int(stage["id"]), stage.get("name") or "", incoming=stage.get("type") == INCOMING)
+        for stage in sorted(_embedded(body, "statuses"), key=_sort)
+    )
+    return Pipeline(int(body["id"]), body.get("name") or "", tuple(stages), bool(body.get("is_archive")))
+
+
+def _field(body: dict[str, Any]) -> Field:
+    options = tuple(str(option["value"]) for option in body.get("enums") or ())
+    return Field(str(int(body["id"])), body.get("name") or "", body["type"], options)
 
 
 def _embedded(entity: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from app.clients.fields import ACTIVITY, Field
 from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.clients.people import PEOPLE_A_READ, found_person
 from app.events import FoundPerson
 
 ACTIVITIES_A_CALL = 100  # https://help.ortto.com/a-235-rate-limits
-EMAIL, LEAD_ID = "str::email", "str:cm:kommo-lead-id"
+EMAIL, LEAD_ID, STAGE = "str::email", "str:cm:kommo-lead-id", "str:cm:kommo-stage"
+MOVED_LEAD_ID, MOVED_TO, DEAL_VALUE = "str:cm:lead-id", "str:cm:stage", "int:cm:deal-value"  # of the activity
+ICON = "flag-activities-illustration-icon"
 MERGE_BY = [EMAIL]
 PERSON_ID = re.compile(r"[0-9a-f]{24}", re.IGNORECASE)
 REFUSALS = ("invalid", "suppressed")
@@ -102,6 +105,55 @@ class OrttoClient:
                     fields = contact["fields"]
                     found[person_id] = found_person(fields.get(EMAIL), fields.get(LEAD_ID))
         return found
+
+    def schema(self) -> list[Field]:
+        """Return the fields of persons, Ortto's own and the account's, and the activities with their attributes.
+
+        What has been archived is missing.
+        """
+        # Recorded by https://github.com/phpdevkits/ortto-sdk; a namespace without fields is absent.
+        with understanding("Ortto", "POST /instance-schema/get"):
+            namespaces = self._http.ask("/instance-schema/get", {"namespaces": []})["namespaces"]
+            return [
+                field
+                for space in namespaces.values()
+                for body in space["fields"].values()
+                for field in _fields(body)
+            ]
+
+    def add_person_field(self, name: str, kind: str) -> Field:
+        """Make a custom field of persons; Ortto derives its id from the name and says it."""
+        # Reference: https://help.ortto.com/developer/latest/api-reference/custom-field/create.html
+        answer = self._http.post("/person/custom-field/create", {"name": name, "type": kind})
+        with understanding("Ortto", "POST /person/custom-field/create"):
+            return Field(answer["field_id"], answer["name"], answer["display_type"])
+
+    def add_activity(self, name: str, attributes: Mapping[str, str]) -> list[Field]:
+        """Make a custom activity with attributes (name → type); return it, and them, as they are."""
+        # Reference: https://help.ortto.com/a-273-create-a-custom-activity-definition-create
+        body = {
+            "name": name,
+            "icon_id": ICON,
+            "attributes": [{"name": one, "display_type": kind} for one, kind in attributes.items()],
+        }
+        answer = self._http.post("/definitions/activity/create", body)
+        with understanding("Ortto", "POST /definitions/activity/create"):
+            made = answer["custom_activity"]
+            attributes_made = [{**item, "id": item["field_id"]} for item in made["attributes"]]
+            whole = {
+                **made,
+                "id": made["activity_field_id"],
+                "display_type": ACTIVITY,
+                "attributes": attributes_made,
+            }
+            return list(_fields(whole))
+
+
+def _fields(body: Mapping[str, Any]) -> Iterator[Field]:
+    """Read a field of the schema, or an activity with its attributes."""
+    yield Field(body["id"], body.get("name") or body["id"], body["display_type"])
+    for item in body.get("attributes") or ():
+        yield Field(item["id"], item.get("name") or item["id"], item["display_type"], of=body["id"])
 
 
 def _refusals(answer: Any, name: str, count: int) -> list[str]:

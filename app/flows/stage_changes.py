@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import structlog
 
+from app.clients import encharge, ortto
 from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person
 from app.clients.errors import ApiError
 from app.clients.kommo import KommoClient
@@ -219,7 +220,7 @@ def encharge_person(news: StageNews) -> Person:
         email=news.email,
         first_name=news.first_name,
         last_name=news.last_name,
-        fields={"kommo_lead_id": str(news.lead_id), "kommo_current_stage": news.person_stage, **news.fields},
+        fields={encharge.LEAD_ID: str(news.lead_id), encharge.STAGE: news.person_stage, **news.fields},
     )
 
 
@@ -243,8 +244,8 @@ def ortto_fields(news: StageNews) -> dict[str, object]:
     return {
         # With strategy 2 an empty name would wipe the one that Ortto has.
         **{field: name for field, name in names.items() if name},
-        "str:cm:kommo-lead-id": str(news.lead_id),
-        "str:cm:kommo-stage": news.person_stage,
+        ortto.LEAD_ID: str(news.lead_id),
+        ortto.STAGE: news.person_stage,
         **news.fields,
     }
 
@@ -255,9 +256,9 @@ def _activity(job: Job, news: StageNews) -> Activity:
         email=news.email,
         fields=ortto_fields(news),
         attributes={
-            "str:cm:lead-id": str(news.lead_id),
-            "str:cm:stage": news.stage,
-            "int:cm:deal-value": news.deal_value * 1000,  # money travels in thousandths
+            ortto.MOVED_LEAD_ID: str(news.lead_id),
+            ortto.MOVED_TO: news.stage,
+            ortto.DEAL_VALUE: news.deal_value * 1000,  # money travels in thousandths
         },
         key=_key(job),
         created_at=job.event.moment,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from app.events import (
     CONSENT_KINDS,
@@ -39,6 +39,19 @@ from app.mapping.texts import flat, plain, render, shortened, words_of
 
 LONGEST_VALUE = 255  # characters of a deal field's value
 
+
+@dataclass(frozen=True)
+class DealField:
+    """A field of the deal that actions write, by its id or by the variable that holds it.
+
+    `values`: all that it can get; empty: any text.
+    """
+
+    id: int | None
+    variable: str
+    values: tuple[str, ...]
+
+
 StageName = Callable[[int, int], tuple[str, str]]
 """Returns the name and the label of a stage, by pipeline and status; both "" for one that is not mapped."""
 
@@ -56,6 +69,7 @@ class ActivityRules:
         self._rules = tuple(rows.rules)
         self._actions = rows.actions
         self._field_ids = {name: _field_id(row.field, variables) for name, row in rows.actions.items() if row.field}
+        self.deal_fields = _deal_fields(rows, variables)
         self._stage_name = stage_name
         self._zone = rows.time_zone
         row = rows.working_hours
@@ -235,6 +249,22 @@ def _assignee(row: int | str | Mapping[str, int | str], lead: Lead) -> int | Non
 def _field_id(row: ValueRow, variables: Mapping[str, int | None]) -> int | None:
     """Return the id of the deal's field that an action writes; None: its variable is not set."""
     return variables[row.id.removeprefix("$")] if isinstance(row.id, str) else row.id
+
+
+def _deal_fields(rows: MappingRows, variables: Mapping[str, int | None]) -> tuple[DealField, ...]:
+    """Return the deal's fields that actions write, each once."""
+    written: dict[int | str, list[ValueRow]] = {}
+    for action in rows.actions.values():
+        if action.field:
+            written.setdefault(action.field.id, []).append(action.field)
+    return tuple(
+        DealField(
+            id=_field_id(fields[0], variables),
+            variable=key[1:] if isinstance(key, str) else "",
+            values=() if any(placeholders(field.value) for field in fields) else tuple(f.value for f in fields),
+        )
+        for key, fields in written.items()
+    )
 
 
 def _text(row: ActionRow) -> str:

@@ -37,7 +37,16 @@ EMAIL_SOURCES = (Source.ENCHARGE.value, Source.ORTTO.value)
 EMAIL_KINDS = tuple(kind.value for kind in Kind if kind not in (Kind.STAGE_CHANGED, Kind.OTHER))
 
 # Ours on every person, or how the platform knows who it is: a mapped field must not overwrite them.
-ENCHARGE_OWN = ("email", "firstName", "lastName", "kommo_lead_id", "kommo_current_stage", "id", "userId")
+ENCHARGE_OWN = (
+    "email",
+    "firstName",
+    "lastName",
+    "kommo_lead_id",
+    "kommo_current_stage",
+    "kommo_last_event",
+    "id",
+    "userId",
+)
 ORTTO_OWN = ("str::email", "str::first", "str::last", "str:cm:kommo-lead-id", "str:cm:kommo-stage", "str::ei")
 
 

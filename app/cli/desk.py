@@ -1,0 +1,23 @@
+"""What the commands that help to configure work with: they must run before the settings are complete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.clients.encharge import EnchargeClient
+from app.clients.kommo import KommoClient
+from app.clients.ortto import OrttoClient
+from app.settings import Survey
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The settings as far as they could be read, and a client of each vendor that can be called with them.
+
+    None: it is off, or `survey.faults_of` its access says why it cannot be called. No journal is opened for it.
+    """
+
+    survey: Survey
+    kommo: KommoClient | None
+    encharge: EnchargeClient | None
+    ortto: OrttoClient | None

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from app import logs, mapping, settings
 from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order, Upsert
-from app.cli import backfill, broadcasts, events, reconcile, work
+from app.cli import backfill, broadcasts, events, reconcile, stages, work
 from app.cli.desk import Desk
 from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
@@ -108,6 +108,7 @@ def make_command_app(parts: Callable[[], Parts], desk: Callable[[], Desk]) -> Fl
         broadcasts.make_command(lambda: parts().clients.encharge),
         backfill.make_command(lambda: parts().rules.stages, lambda *order: make_backfill(parts(), *order)),
         reconcile.make_command(lambda: parts().reconciler, lambda: parts().retention),
+        stages.make_command(desk),
     ):
         app.cli.add_command(command)
     return app
@@ -282,14 +283,14 @@ def make_desk(survey: Survey) -> Desk:
 
 def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tuple[str, Flow]]:
     """Return each lane's vendor and flow; a destination without a client has no lane."""
-    stages = CurrentStages(clients.reader, rules)
+    current = CurrentStages(clients.reader, rules)
     flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(clients.kommo))}
     if clients.encharge:
         flows[Lane.ENCHARGE] = (
             "encharge",
             EnchargeFlow(
                 clients.encharge,
-                stages,
+                current,
                 by_tag=told.encharge_events == "tag",
                 latest_only=Lane.ENCHARGE in rules.latest_only,
             ),
@@ -297,7 +298,7 @@ def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tup
     if clients.ortto:
         flows[Lane.ORTTO] = (
             "ortto",
-            OrttoFlow(clients.ortto, stages, latest_only=Lane.ORTTO in rules.latest_only),
+            OrttoFlow(clients.ortto, current, latest_only=Lane.ORTTO in rules.latest_only),
         )
     people = {
         source: client.find_people

@@ -104,7 +104,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class KnownStage:
-    """A stage of a pipeline. `incoming`: for leads that nobody has taken on yet; no hook tells of them."""
+    """A stage of a pipeline. `incoming`: for leads that nobody has taken on yet; nothing can be moved there."""
 
     id: int
     name: str

@@ -69,8 +69,12 @@ def read(path: Path, variables: Collection[str]) -> MappingRows:
     Raises MappingError with every fault of the first kind found: unreadable, not YAML, wrong rows, rows that
     contradict one another.
     """
-    text = _contents(path)
-    tree = _Tree(_compose(path, text))
+    return check(path, contents(path), variables)
+
+
+def check(path: Path, text: str, variables: Collection[str]) -> MappingRows:
+    """Check the text of a mapping file as `read` does; the faults name `path`."""
+    tree = _Tree(compose(path, text))
     if tree.faults:
         raise _error(path, tree, tree.faults)
     try:
@@ -82,7 +86,8 @@ def read(path: Path, variables: Collection[str]) -> MappingRows:
     return rows
 
 
-def _contents(path: Path) -> str:
+def contents(path: Path) -> str:
+    """Return a mapping file's text as it stands, line endings included. Raises MappingError if it is none."""
     try:
         with path.open("rb") as stream:
             content = stream.read(LARGEST_FILE + 1)
@@ -97,7 +102,13 @@ def _contents(path: Path) -> str:
         raise MappingError((f"{path} line {line}: not UTF-8 text; save the file as UTF-8.",)) from error
 
 
-def _compose(path: Path, text: str) -> yaml.MappingNode:
+def plain(path: Path, text: str) -> dict[str, Any]:
+    """Return what a text of YAML says. Raises MappingError if it is not YAML."""
+    data: dict[str, Any] = _Tree(compose(path, text)).data
+    return data
+
+
+def compose(path: Path, text: str) -> yaml.MappingNode:
     """Parse the file into YAML's node tree, which knows its lines."""
     try:
         if fault := _forbidden(text):

@@ -21,7 +21,7 @@ from app.events import (
     StageNews,
 )
 from app.mapping.activity_rules import ActivityRules
-from app.mapping.file import MappingError, read
+from app.mapping.file import MappingError, check, read
 from app.mapping.person_fields import encharge_value, kommo_value, ortto_money, ortto_value
 from app.mapping.rows import FieldRow, MappingRows, StageRow
 from app.mapping.texts import flat, person_names
@@ -50,6 +50,11 @@ def load(path: Path, variables: Mapping[str, int | None]) -> Rules:
     Raises MappingError with every fault, each with its line.
     """
     return Rules(read(path, variables), variables)
+
+
+def parse(path: Path, text: str, variables: Mapping[str, int | None]) -> Rules:
+    """Return the rules in the text of a mapping file, as `load` does; `path` is named in the faults."""
+    return Rules(check(path, text, variables), variables)
 
 
 class Rules:

@@ -145,6 +145,7 @@ class Pipeline:
     sort: int
     is_main: bool
     stages: dict[int, Stage]
+    is_archive: bool = False
 
     def first_stage(self) -> int:
         """Return the stage that a lead enters when none is named."""

@@ -205,7 +205,7 @@ class Render:
             "sort": pipeline.sort,
             "is_main": pipeline.is_main,
             "is_unsorted_on": any(stage.type == INCOMING for stage in pipeline.stages.values()),
-            "is_archive": False,
+            "is_archive": pipeline.is_archive,
             "account_id": self._account_id,
             "_links": self.links(path),
             "_embedded": {"statuses": [self.stage(pipeline, stage) for stage in pipeline.stages.values()]},

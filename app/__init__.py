@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from app import logs, mapping, settings
 from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order, Upsert
-from app.cli import backfill, broadcasts, events, reconcile, stages, work
+from app.cli import backfill, broadcasts, events, reconcile, setup, stages, work
 from app.cli.desk import Desk
 from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
@@ -108,6 +108,7 @@ def make_command_app(parts: Callable[[], Parts], desk: Callable[[], Desk]) -> Fl
         broadcasts.make_command(lambda: parts().clients.encharge),
         backfill.make_command(lambda: parts().rules.stages, lambda *order: make_backfill(parts(), *order)),
         reconcile.make_command(lambda: parts().reconciler, lambda: parts().retention),
+        setup.make_command(desk),
         stages.make_command(desk),
     ):
         app.cli.add_command(command)

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from app import files, mapping
-from app.cli.desk import Desk, advice
+from app.advice import advice
+from app.cli.desk import Desk
 from app.clients.errors import ApiError
 from app.clients.kommo import Pipeline
 from app.files import FileError

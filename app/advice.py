@@ -1,0 +1,36 @@
+"""What a person can do about a vendor's refusal."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from app.clients.errors import ApiError, Fault
+
+KEY_REFUSED = {
+    "kommo": "check KOMMO_ACCESS_TOKEN, and KOMMO_SUBDOMAIN: a token is good for its own account only.",
+    "encharge": "check ENCHARGE_API_KEY, and ENCHARGE_DIALECT, which says how it is sent.",
+    "ortto": "check ORTTO_API_KEY, and ORTTO_REGION: a key is good in its own region only.",
+}
+RIGHTS_LACKING = {
+    "kommo": "KOMMO_ACCESS_TOKEN must be the token of an administrator.",
+    "encharge": "ENCHARGE_API_KEY lacks the right, or your plan does.",
+    "ortto": "the account has expired, or whoever made the key is gone from it.",
+}
+ADDRESSES = {
+    "kommo": "KOMMO_SUBDOMAIN, KOMMO_DOMAIN or KOMMO_API_URL",
+    "encharge": "ENCHARGE_API_URL",
+    "ortto": "ORTTO_REGION or ORTTO_API_URL",
+}
+
+
+def advice(error: ApiError) -> str:
+    """Return what a vendor said, and what to do if it is about the key, the rights or the plan."""
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        return f"{error}: {KEY_REFUSED[error.vendor]}"
+    if error.status == HTTPStatus.FORBIDDEN and error.fault == Fault.LOCKED_OUT:
+        return f"{error}: {RIGHTS_LACKING[error.vendor]}"
+    if error.status == HTTPStatus.PAYMENT_REQUIRED:
+        return f"{error}: the account at {error.vendor.title()} must be paid first."
+    if error.fault == Fault.LOCKED_OUT:
+        return f"{error}: the address may be wrong; see {ADDRESSES[error.vendor]}."
+    return f"{error}."

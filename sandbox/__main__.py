@@ -17,6 +17,8 @@ def main() -> None:
     """Run until stopped."""
     options = parse()
     town = Town().start(options.host, options.port)
+    if options.new:
+        town.forget_relay()
     if options.relay:
         connect(town, options.relay.rstrip("/"), options.secret)
     print(f"The sandbox runs. Look at {town.url}/ (state, calls, deliveries, levers).\n")
@@ -49,6 +51,9 @@ def parse() -> argparse.Namespace:
         type=int,
         default=PORT,
         help="port of the control server; the vendors take the next ones (0 = any)",
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="accounts in which nothing is set up yet: try flask setup"
     )
     parser.add_argument("--relay", metavar="URL", help="base URL of the service: the vendors send webhooks there")
     parser.add_argument("--secret", default=SECRET, help="webhook secret of the service (default: %(default)s)")

@@ -77,6 +77,11 @@ class Town:
             "ORTTO_API_URL": f"{self.ortto.url}/v1",
         }
 
+    def forget_relay(self) -> None:
+        """Make the accounts those of somebody who has not yet set anything up for a relay."""
+        self.kommo.forget_relay()
+        self.ortto.forget_relay()
+
     def reset(self) -> None:
         """Forget everything: state, faults, logs."""
         for vendor in self.vendors.values():
@@ -174,6 +179,11 @@ def make_control(town: Town) -> Flask:  # noqa: C901 - a list of small views
         body = _body()
         town.vendors[name].target = Target(body["url"], body.get("headers", {}))  # type: ignore[attr-defined]
         return jsonify(body)
+
+    @app.post("/forget-relay")
+    def forget_relay() -> ResponseReturnValue:
+        town.forget_relay()
+        return jsonify({})
 
     @app.post("/reset")
     def reset() -> ResponseReturnValue:

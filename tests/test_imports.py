@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | WORDS,
     "webhooks": ENTRANCE | {"addresses", "ids"},
     "ops": ENTRANCE | {"moments"},
-    "cli": ENTRANCE | {"accounts", "advice", "backfill", "dotenv_file", "files", "guardian", "moments", "reconcile", "settings", "setup"},
+    "cli": ENTRANCE
+    | {"accounts", "advice", "backfill", "dotenv_file", "files", "guardian", "moments", "reconcile", "settings", "setup"},
     "backfill": OUTSIDE | {"flows", "retry"},
     "dispatcher": OUTSIDE | {"flows", "lease", "receipts", "retry", "clock", "crowd"},
     "rounds": {"clients", "guardian", "journal", "reconcile"},

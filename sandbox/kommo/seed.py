@@ -10,6 +10,7 @@ from sandbox.kommo.records import INCOMING, LOST, WON, Account, Company, Contact
 SALES, WHOLESALE = 7_100_010, 7_100_020
 USERS = {9_200_001: "Ines Example", 9_200_002: "Omar Example"}
 OWNER = 9_200_001
+RELAY_FIELDS = {800_110: "Last email activity", 800_111: "Email status"}
 JANUARY = 1_767_606_700
 """5 January 2026, 09:51:40 UTC: what the account knew before the examples happened."""
 
@@ -66,8 +67,7 @@ def fields() -> dict[Kind, Fields]:
                 Field(800_103, "Demo date", "date"),
                 Field(800_104, "Newsletter", "checkbox"),
                 Field(800_105, "utm_source", "tracking_data", "UTM_SOURCE", is_predefined=True),
-                Field(800_110, "Last email activity", "text"),
-                Field(800_111, "Email status", "text"),
+                *(Field(number, name, "text") for number, name in RELAY_FIELDS.items()),
             ]
         ),
         "contacts": Fields(

@@ -245,6 +245,15 @@ class Kommo(Vendor):
         for key, value in switches.items():
             setattr(self, key, value)
 
+    def forget_relay(self) -> None:
+        """Take away what is made for a relay: webhooks, and the fields in which it writes."""
+        with self.lock:
+            self.hooks.by_url.clear()
+            for number in seed.RELAY_FIELDS:
+                self.account.fields["leads"].by_id.pop(number, None)
+                for lead in self.account.leads.values():
+                    lead.fields.pop(number, None)
+
     def hook(
         self,
         url: str,

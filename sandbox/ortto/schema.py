@@ -53,6 +53,13 @@ class Schema:
         self.archived: dict[str, dict[str, Any]] = {}
         self._attributes: dict[str, frozenset[str]] = {}
 
+    def clear(self) -> None:
+        """Forget all custom fields and activities."""
+        self.custom.clear()
+        self.definitions.clear()
+        self.archived.clear()
+        self._attributes.clear()
+
     # -- person fields --------------------------------------------------------------------------------------
 
     def has_field(self, field_id: object) -> bool:

@@ -135,6 +135,11 @@ class Ortto(Vendor):
             self._account.schema.create_field({"name": name, "type": kind}, 423)
         self._account.schema.create_definition(SEED_ACTIVITY)
 
+    def forget_relay(self) -> None:
+        """Take away what is made for a relay: custom fields, and the activity."""
+        with self.lock:
+            self._account.schema.clear()
+
     # -- the API --------------------------------------------------------------------------------------------
 
     def _add_routes(self) -> None:

@@ -160,6 +160,17 @@ def findings(needs: Sequence[Need], fields: Iterable[Field]) -> list[Finding]:
     return [finding for finding in found if not finding.need.of or finding.need.of in there]
 
 
+def differences(needs: Sequence[Need], made: Sequence[Field]) -> list[str]:
+    """Return how what was made differs from what our code writes, and what to do; empty: it does not."""
+    return [
+        _by_another_id(finding.need, made[0])
+        if finding.standing == Standing.MISSING and not finding.need.of and made
+        else finding.words
+        for finding in findings(needs, made)
+        if finding.words
+    ]
+
+
 def _finding(need: Need, known: Sequence[Field]) -> Finding:
     field = next((one for one in known if (one.of, one.id) == (need.of, need.id)), None)
     if field:

@@ -174,7 +174,7 @@ def _make_activity(ortto: OrttoClient, needs: Sequence[Need]) -> Outcome:
 
 def _compared(needs: Sequence[Need], made: Sequence[Field]) -> Outcome:
     """Return how what was made differs from what our code writes."""
-    return Outcome(" ".join(filter(None, (finding.words for finding in accounts.findings(needs, made)))))
+    return Outcome(" ".join(accounts.differences(needs, made)))
 
 
 # -- the webhook --

@@ -14,6 +14,7 @@ from app.accounts import (
     Need,
     Standing,
     attribute_types,
+    differences,
     encharge_needs,
     findings,
     kommo_needs,
@@ -150,6 +151,14 @@ class TestEncharge:
         assert finding.words == (
             "Encharge knows 'Job title' as NewcustomField, and we write jobTitle. "
             "Write NewcustomField into the mapping file."
+        )
+
+    def test_one_that_was_made_under_another_name_is_told(self) -> None:
+        need = encharge_needs(None)[0]
+        assert differences([need], [Field("kommo_lead_id", "Kommo lead ID", "string")]) == []
+        (words,) = differences([need], [Field("KommoLeadId", "Kommo lead ID", "string")])
+        assert words.startswith(
+            "Encharge knows 'Kommo lead ID' as KommoLeadId, and we write kommo_lead_id. Delete it"
         )
 
 

@@ -161,7 +161,7 @@ class EnchargeClient:
         field = {"name": name, "title": title, "type": kind, "readOnly": False, "array": False}
         answer = self._http.post("/fields", [field])
         with understanding("Encharge", "POST /fields"):
-            return next(_field(item) for item in answer["items"] if item["name"] == name)
+            return _field(answer["items"][0])
 
     def broadcasts(self) -> list[Broadcast]:
         """Return the broadcasts with their totals, as Encharge lists them."""

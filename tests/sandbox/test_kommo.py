@@ -1290,3 +1290,17 @@ def test_the_people_of_all_examples_have_a_lead(api: Api) -> None:
         [contact] = api.get(f"/contacts?query={email}&with=leads")["_embedded"]["contacts"]
         assert [lead["id"] for lead in contact["_embedded"]["leads"]] == [lead_id]
         assert api.get(f"/leads/{lead_id}")["status_id"] not in (WON, LOST)
+
+
+def test_a_pipeline_can_be_archived(api: Api, kommo: Kommo) -> None:
+    kommo.account.pipelines[WHOLESALE].is_archive = True
+    pipelines = api.get("/leads/pipelines")["_embedded"]["pipelines"]
+    assert {pipeline["id"]: pipeline["is_archive"] for pipeline in pipelines} == {SALES: False, WHOLESALE: True}
+
+
+def test_what_is_made_for_a_relay_can_be_taken_away(api: Api, kommo: Kommo) -> None:
+    kommo.hook("https://relay.example.com/webhooks/kommo/secret-0123456789")
+    kommo.forget_relay()
+    assert kommo.hooks.by_url == {}
+    names = [field["name"] for field in api.get("/leads/custom_fields")["_embedded"]["custom_fields"]]
+    assert names == ["Plan", "Interests", "Demo date", "Newsletter", "utm_source"]

@@ -54,7 +54,7 @@ def make_command(ask_desk: Callable[[], Desk]) -> click.Command:
         if dry_run:
             run.say("Nothing was made.")
         elif not run.has_work:
-            run.say("Nothing to do." if run.well else "Nothing that this command can do.")
+            run.say_nothing_to_do()
         else:
             if not yes:
                 click.confirm("Do this?", abort=True)
@@ -81,6 +81,7 @@ class _Run:
         }
         self._on = {"kommo": True, "encharge": bool(told.encharge_api_key), "ortto": bool(told.ortto_api_key)}
         self._new_secrets: dict[str, str] = {}
+        self._unwritten: set[str] = set()
         self._works: list[Work] = []
         self._troubles: list[str] = []
         self.well = True
@@ -88,15 +89,28 @@ class _Run:
     @property
     def has_work(self) -> bool:
         """Say whether there is anything to do."""
-        in_file = self._new_secrets or any(work.variables for work in self._works)
+        in_file = self._new_secrets or self._known_variables()
         return any(work.steps for work in self._works) or bool(self._write_env and in_file)
 
+    def _known_variables(self) -> dict[str, str]:
+        """Return the settings that must hold an id of what is there already, and do not."""
+        return {name: value for work in self._works for name, value in work.variables.items()}
+
     def say(self, line: str = "") -> None:
-        """Print a line, with secrets only if they were asked for."""
+        """Print a line, with secrets only if they were asked for, and are written down."""
         for vendor, known in self._secrets.items():
-            for secret in () if self._show_secrets else known:
-                line = line.replace(secret, f"<{SECRETS[vendor]}>")
+            for secret in known:
+                if not self._show_secrets or secret in self._unwritten:
+                    line = line.replace(secret, f"<{SECRETS[vendor]}>")
         click.echo(line)
+
+    def say_nothing_to_do(self) -> None:
+        """Print that all is there, or what keeps it from being so."""
+        variables = self._known_variables()
+        if variables:
+            self._say_variables(variables)
+        else:
+            self.say("Nothing to do." if self.well else "Nothing that this command can do.")
 
     # -- looking --
 
@@ -125,6 +139,7 @@ class _Run:
         elif self._on[vendor] and self._write_env:
             self._new_secrets[name] = secrets.token_hex(SECRET_BYTES)
             self._secrets[vendor] = (self._new_secrets[name],)
+            self._unwritten.add(self._new_secrets[name])
         elif self._on[vendor]:
             yield f"{name} is not set: --write-env makes one, and writes it into {DOTENV}."
 
@@ -156,7 +171,7 @@ class _Run:
             self.say()
         for vendor in (vendor for vendor, on in self._on.items() if not on):
             self.say(f"{vendor.title()} is off: {vendor.upper()}_API_KEY is not set.\n")
-        lines = self._lines([work.variables for work in self._works])
+        lines = [f"{name}={value}" for name, value in self._known_variables().items()]
         if self._troubles or self._new_secrets or lines:
             self.say(f"Settings ({DOTENV})")
             self._rows("to do", [f"make {name}" for name in self._new_secrets])
@@ -168,27 +183,27 @@ class _Run:
         for row in rows:
             self.say(ROW.format(mark, row))
 
-    @staticmethod
-    def _lines(found: Sequence[Mapping[str, str]]) -> list[str]:
-        return [f"{name}={value}" for variables in found for name, value in variables.items()]
-
     # -- doing --
 
     def carry_out(self) -> None:
         """Do what is to be done: secrets first, as Kommo's webhook is made with one."""
         if self._new_secrets:
             self._write(self._new_secrets)
-        variables: dict[str, str] = {}
+            self._unwritten.clear()
+        variables = self._known_variables()
         for work in self._works:
             if work.steps:
                 self.say(work.vendor.title())
-            variables |= work.variables | setup.carry_out(work, self._hear)
+            variables |= setup.carry_out(work, self._hear)
         if variables and self._write_env:
             self._write(variables)
         elif variables:
-            self.say(f"\nPut this into {DOTENV} (--write-env does it):")
-            for line in self._lines([variables]):
-                self.say(line)
+            self._say_variables(variables)
+
+    def _say_variables(self, variables: Mapping[str, str]) -> None:
+        self.say(f"\nPut this into {DOTENV} (--write-env does it):")
+        for name, value in variables.items():
+            self.say(f"{name}={value}")
 
     def _hear(self, words: str, trouble: str) -> None:
         self.well = self.well and not trouble

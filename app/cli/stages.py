@@ -72,7 +72,7 @@ def _merge(desk: Desk, path: Path) -> tuple[str | None, Merged, list[Pipeline]]:
         if before is not None:
             mapping.parse(path, before, variables)
         pipelines = desk.kommo.pipelines()
-        base = stage_list.fresh(SHIPPED.read_text(encoding="utf-8")) if before is None else before
+        base = stage_list.fresh(mapping.contents(SHIPPED)) if before is None else before
         merged = stage_list.merge(path, base, list(_live(pipelines)))
         mapping.parse(path, merged.text, variables)
     except MappingError as error:
@@ -84,10 +84,10 @@ def _merge(desk: Desk, path: Path) -> tuple[str | None, Merged, list[Pipeline]]:
 
 def _write(path: Path, text: str) -> None:
     """Write the text as the file had it: with its byte order mark if it had one."""
-    marked = path.exists() and path.read_bytes().startswith(BOM.encode())
     try:
+        marked = path.exists() and path.read_bytes().startswith(BOM.encode())
         files.replace(path, ((BOM if marked else "") + text).encode())
-    except FileError as error:
+    except (FileError, OSError) as error:
         raise click.ClickException(
             f"{error} A file that is mounted into a container read-only must be changed outside of it."
         ) from error
@@ -95,9 +95,12 @@ def _write(path: Path, text: str) -> None:
 
 def _before(path: Path) -> str | None:
     """Return the file's text, None if there is none, or nothing in it."""
-    if not path.exists():
-        return None
-    text = mapping.contents(path)
+    try:
+        text = mapping.contents(path)
+    except MappingError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     return text if text.strip() else None
 
 

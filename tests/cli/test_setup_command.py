@@ -191,6 +191,13 @@ class TestMaking:
         assert "KOMMO_CF_EMAIL_STATUS=800111\n" in dotenv.read_text()
         assert town.kommo.count("POST", "/api/v4/leads/custom_fields") == 0
 
+    def test_an_id_that_is_only_to_be_set_is_printed(self, run: Run, town: Town) -> None:
+        assert run("--yes").returncode == 0
+        done = run("--yes", KOMMO_CF_EMAIL_STATUS="800111")
+        assert done.returncode == 0
+        assert "\nPut this into .env (--write-env does it):\nKOMMO_CF_EMAIL_ACTIVITY=800110\n" in done.stdout
+        assert "Nothing to do" not in done.stdout
+
     def test_a_webhook_is_switched_on_and_completed(self, run: Run, town: Town) -> None:
         assert run("--yes").returncode == 0
         (hook,) = town.kommo.hooks.by_url.values()
@@ -354,6 +361,14 @@ class TestHandingOver:
             assert (f"<{name}>" in hidden.stdout, secret in shown.stdout) == (True, True)
         for name in ("KOMMO_ACCESS_TOKEN", "ENCHARGE_API_KEY", "ENCHARGE_WRITE_KEY", "ORTTO_API_KEY"):
             assert town.environment()[name] not in shown.stdout + shown.stderr
+
+    def test_a_secret_that_is_not_written_down_is_not_shown(self, run: Run, new: Town, dotenv: Path) -> None:
+        dry = run("--dry-run", "--write-env", "--show-secrets", ORTTO_WEBHOOK_SECRET="")
+        assert "X-Webhook-Secret: <ORTTO_WEBHOOK_SECRET>" in dry.stdout
+        assert SECRETS["ENCHARGE_WEBHOOK_SECRET"] in dry.stdout
+        done = run("--yes", "--write-env", "--show-secrets", ORTTO_WEBHOOK_SECRET="")
+        (secret,) = re.findall(r"X-Webhook-Secret: ([0-9a-f]{48})\n", done.stdout)
+        assert f"ORTTO_WEBHOOK_SECRET={secret}\n" in dotenv.read_text()
 
     def test_what_is_to_be_pasted_is_understood_when_it_comes(self, run: Run, town: Town) -> None:
         done = run("--dry-run", "--show-secrets")

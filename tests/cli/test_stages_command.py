@@ -145,6 +145,7 @@ def test_the_files_mode_stays_and_a_link_stays_a_link(run: Run, path: Path, tmp_
         (b"version: 1\nstages:\n  - stage: a\n", "line 3: stages[0].status is missing"),
         (b"{version: 1}\n", "line 1: it is written in braces"),
         (b"version: 1\nstages: {a: 1}\n", "stages must be a list"),
+        (b"version: 1\n# \x07\n", "line 2: a control character"),
     ],
 )
 def test_a_file_that_is_wrong_is_left_alone(run: Run, path: Path, content: bytes, words: str) -> None:
@@ -169,6 +170,13 @@ def test_what_would_not_be_accepted_is_not_written(run: Run, path: Path, town: T
     assert "stage[0] names no stage: 'proposal_sent'" in done.stderr
     assert done.stderr.endswith("Nothing was written.\n")
     assert path.read_bytes() == content
+
+
+def test_a_folder_is_no_file(run: Run, path: Path) -> None:
+    path.mkdir(parents=True)
+    done = run("--yes")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"{path} cannot be read (Is a directory): see MAPPING_FILE." in done.stderr
 
 
 def test_a_read_only_file_is_left_alone(run: Run, path: Path) -> None:

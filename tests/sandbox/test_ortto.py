@@ -1368,3 +1368,13 @@ def test_many_callers_at_once_lose_nothing(ortto: Ortto) -> None:
         thread.join()
     state = ortto.state()
     assert (len(state["people"]), len(state["activities"])) == (1, 50)
+
+
+def test_what_is_made_for_a_relay_can_be_taken_away_and_made_again(ortto: Ortto, api: Api) -> None:
+    ortto.forget_relay()
+    assert "cm" not in api.ok("instance-schema/get", {"namespaces": []})["namespaces"]
+    assert api.ok("person/custom-field/get") == {"fields": None}
+    made = api.ok("person/custom-field/create", {"name": "Kommo lead ID", "type": "text"})
+    assert made["field_id"] == "str:cm:kommo-lead-id"
+    activity = api.ok("definitions/activity/create", {"name": "crm-stage-changed", "attributes": []})
+    assert activity["custom_activity"]["activity_field_id"] == "act:cm:crm-stage-changed"

@@ -223,6 +223,13 @@ def test_names_in_any_script_become_plain(name: str, expected: str) -> None:
     assert slug(name) == expected
 
 
+def test_names_that_yaml_would_take_for_something_else_stand_in_quotes() -> None:
+    live = [stage(71, "1"), stage(72, "Yes"), stage(73, "null"), stage(74, "—"), stage(75, "a: #b\n")]
+    done = merged("version: 1\n", live)
+    assert [name for name, _, _ in stages(done.text)] == ["1", "yes", "null", "status_74", "a_b"]
+    assert [row.label for row in parse(PATH, done.text, VARIABLES).stages] == ["1", "Yes", "null", "—", "a: #b"]
+
+
 NAMES = st.one_of(
     st.text(max_size=12), st.sampled_from(["New", "new", "#", "yes", "1", "null", "a: b", "- x", '"', "\u2028"])
 )

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from flask import Flask, jsonify
@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from app import logs, mapping, settings
 from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order, Upsert
-from app.cli import backfill, broadcasts, events, reconcile, setup, stages, work
+from app.cli import backfill, broadcasts, doctor, events, explain, reconcile, setup, stages, work
 from app.cli.desk import Desk
 from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
@@ -24,15 +24,19 @@ from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
 from app.clients.http import Observe, unobserved
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient, Person
+from app.clients.rehearsal import Rehearsal
+from app.clients.relay import RelayClient
 from app.clients.throttle import Priority, Throttle
 from app.dispatcher import Dispatcher
+from app.doctor import Doctor, Group, configuration, state, vendors
 from app.events import Lane, Source
+from app.explain import Explainer
 from app.flows import Flow
 from app.flows.email_activity import EmailActivityFlow
-from app.flows.resolve import ResolveFlow
+from app.flows.resolve import Considered, ResolveFlow
 from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, encharge_person, ortto_fields
 from app.guardian import Answers, Guardian
-from app.journal import Journal, JournalError
+from app.journal import Inspection, Journal, JournalError, inspect
 from app.lease import Lease, NoLease
 from app.logs import Veil
 from app.mapping import MappingError, Rules
@@ -80,7 +84,7 @@ def create_app(configured: Settings | None = None) -> Flask:
     app.register_blueprint(
         page_routes.make_blueprint(page_routes.Desk(page, Forms(told.ops_token or "")), told.ops_token)
     )
-    app.register_error_handler(HTTPException, explain)
+    app.register_error_handler(HTTPException, as_json)
     return app
 
 
@@ -108,6 +112,8 @@ def make_command_app(parts: Callable[[], Parts], desk: Callable[[], Desk]) -> Fl
         broadcasts.make_command(lambda: parts().clients.encharge),
         backfill.make_command(lambda: parts().rules.stages, lambda *order: make_backfill(parts(), *order)),
         reconcile.make_command(lambda: parts().reconciler, lambda: parts().retention),
+        doctor.make_command(lambda: make_doctor(desk().survey)),
+        explain.make_command(lambda: parts().rules.stages, lambda: make_explainer(parts())),
         setup.make_command(desk),
         stages.make_command(desk),
     ):
@@ -215,9 +221,13 @@ class Clients:
 
 
 def make_clients(
-    told: Settings, journal: Journal, leases: Mapping[Lane, Lease], observe: Observe = unobserved
+    told: Settings,
+    journal: Journal,
+    leases: Mapping[Lane, Lease],
+    observe: Observe = unobserved,
+    rehearsal: Rehearsal | None = None,
 ) -> Clients:
-    """Return the clients, each of which writes only while this process holds its lane.
+    """Return the clients, each of which writes only while this process holds its lane, and in a rehearsal never.
 
     `observe` hears of every call.
     """
@@ -230,18 +240,22 @@ def make_clients(
         refused=tasks.refused,
         may_write=leases[Lane.KOMMO].holds,
         observe=observe,
+        rehearsal=rehearsal,
     )
     return Clients(
         kommo=crm,
         reader=crm.paced(stages.wait, stages.refused),
         backfill=crm.paced(rest.wait, rest.refused),
-        encharge=make_encharge_client(told, leases[Lane.ENCHARGE].holds, observe),
-        ortto=make_ortto_client(told, leases[Lane.ORTTO].holds, observe),
+        encharge=make_encharge_client(told, leases[Lane.ENCHARGE].holds, observe, rehearsal),
+        ortto=make_ortto_client(told, leases[Lane.ORTTO].holds, observe, rehearsal),
     )
 
 
 def make_encharge_client(
-    told: Settings, may_write: Callable[[], bool], observe: Observe = unobserved
+    told: Settings,
+    may_write: Callable[[], bool],
+    observe: Observe = unobserved,
+    rehearsal: Rehearsal | None = None,
 ) -> EnchargeClient | None:
     """Return Encharge's client, None if Encharge is off."""
     if not told.encharge_api_key:
@@ -254,19 +268,25 @@ def make_encharge_client(
         told.encharge_write_key,
         may_write=may_write,
         observe=observe,
+        rehearsal=rehearsal,
     )
 
 
 def make_ortto_client(
-    told: Settings, may_write: Callable[[], bool], observe: Observe = unobserved
+    told: Settings,
+    may_write: Callable[[], bool],
+    observe: Observe = unobserved,
+    rehearsal: Rehearsal | None = None,
 ) -> OrttoClient | None:
     """Return Ortto's client, None if Ortto is off."""
     if not told.ortto_api_key:
         return None
-    return OrttoClient(told.ortto_api_url, told.ortto_api_key, may_write=may_write, observe=observe)
+    return OrttoClient(
+        told.ortto_api_url, told.ortto_api_key, may_write=may_write, observe=observe, rehearsal=rehearsal
+    )
 
 
-def make_desk(survey: Survey) -> Desk:
+def make_desk(survey: Survey, rehearsal: Rehearsal | None = None) -> Desk:
     """Return what the commands that help to configure work with; a person waits for it, so it needs no lease."""
     told = survey.settings
     logs.configure(told.log_level, told.log_format, make_veil(told))
@@ -274,15 +294,72 @@ def make_desk(survey: Survey) -> Desk:
     if not survey.faults_of(KOMMO_ACCESS):
         # Without a journal the limit cannot be shared: never a second call within its share of a second.
         pause = partial(time.sleep, 1 / told.kommo_rate_limit)
-        kommo_client = KommoClient(told.kommo_api_url, told.kommo_access_token, throttle=pause)
+        kommo_client = KommoClient(told.kommo_api_url, told.kommo_access_token, throttle=pause, rehearsal=rehearsal)
     if not survey.faults_of(ENCHARGE_ACCESS):
-        encharge_client = make_encharge_client(told, NoLease().holds)
+        encharge_client = make_encharge_client(told, NoLease().holds, rehearsal=rehearsal)
     if not survey.faults_of(ORTTO_ACCESS):
-        ortto_client = make_ortto_client(told, NoLease().holds)
+        ortto_client = make_ortto_client(told, NoLease().holds, rehearsal=rehearsal)
     return Desk(survey, kommo_client, encharge_client, ortto_client)
 
 
-def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tuple[str, Flow]]:
+def make_doctor(survey: Survey) -> Doctor:
+    """Return who looks whether all is well, whatever is wrong with the settings; its clients write nothing."""
+    told, rehearsal = survey.settings, Rehearsal()
+    desk = make_desk(survey, rehearsal)
+    found = _try_mapping(told)
+    rules = None if isinstance(found, MappingError) else found
+    inspection, journal = _try_journal(told)
+    crm = desk.kommo
+    if crm and isinstance(journal, Journal):
+        # The service may be at work: its limit is ours too.
+        throttle = Throttle(journal, "kommo", told.kommo_rate_limit, Priority.BACKFILL)
+        crm = crm.paced(throttle.wait, throttle.refused)
+    secret = next(iter(told.kommo_webhook_secrets), "")
+    ingests = told.encharge_events == "ingest" and told.encharge_dialect == "documented"
+    groups: dict[str, Group] = {
+        "settings": lambda: configuration.settings(survey),
+        "secrets": lambda: configuration.secrets(told),
+        "mapping file": lambda: configuration.mapping(found),
+        "journal": lambda: state.journal(inspection, journal),
+    }
+    if isinstance(journal, Journal):
+        groups["jobs"] = partial(state.work, journal, overdue=told.overdue_minutes * 60.0)
+    groups["kommo"] = lambda: vendors.kommo(crm, told, rules)
+    if told.encharge_api_key or survey.faults_of(ENCHARGE_ACCESS):
+        groups["encharge"] = lambda: vendors.encharge(desk.encharge, rules)
+        groups["encharge events"] = lambda: state.ingest(journal, on=ingests)
+    if told.ortto_api_key or survey.faults_of(ORTTO_ACCESS):
+        groups["ortto"] = lambda: vendors.ortto(desk.ortto, rules)
+    relay = RelayClient(told.public_url, secret) if told.public_url and secret else None
+    groups["public url"] = lambda: vendors.public_url(told.public_url, relay)
+    close = journal.close if isinstance(journal, Journal) else lambda: None
+    return Doctor(groups, lambda: vendors.clock(rehearsal), close)
+
+
+def _try_mapping(told: Settings) -> Rules | MappingError:
+    try:
+        return mapping.load(told.mapping_file, told.mapping_variables)
+    except MappingError as error:
+        return error
+
+
+def _try_journal(told: Settings) -> tuple[Inspection | JournalError, Journal | JournalError | None]:
+    """Return what stands where the journal is to be; and the journal, if opening it changes nothing."""
+    try:
+        inspection = inspect(told.database_url)
+    except JournalError as error:
+        return error, None
+    if not inspection.usable:
+        return inspection, None
+    try:
+        return inspection, Journal(told.database_url)
+    except JournalError as error:
+        return inspection, error
+
+
+def make_flows(
+    told: Settings, rules: Rules, clients: Clients, consider: Callable[[Considered], None] = lambda considered: None
+) -> dict[Lane, tuple[str, Flow]]:
     """Return each lane's vendor and flow; a destination without a client has no lane."""
     current = CurrentStages(clients.reader, rules)
     flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(clients.kommo))}
@@ -306,7 +383,28 @@ def make_flows(told: Settings, rules: Rules, clients: Clients) -> dict[Lane, tup
         for source, client in ((Source.ENCHARGE, clients.encharge), (Source.ORTTO, clients.ortto))
         if client
     }
-    return {Lane.RESOLVE: ("kommo", ResolveFlow(clients.reader, rules, list(flows), people)), **flows}
+    resolve = ResolveFlow(clients.reader, rules, list(flows), people, consider=consider)
+    return {Lane.RESOLVE: ("kommo", resolve), **flows}
+
+
+def make_explainer(parts: Parts) -> Explainer:
+    """Return who says what would happen: the same flows, with clients that write nothing."""
+
+    rehearsal, considered = Rehearsal(), list[Considered]()
+    clients = make_clients(parts.told, parts.journal, dict.fromkeys(Lane, NoLease()), rehearsal=rehearsal)
+    # A person waits, but no customer: its reads must not stand in the way of the service's.
+    clients = replace(clients, kommo=clients.backfill, reader=clients.backfill)
+    ways = make_routes(parts.told)
+    return Explainer(
+        parts.journal,
+        parts.rules,
+        clients.kommo,
+        make_flows(parts.told, parts.rules, clients, considered.append),
+        rehearsal,
+        considered,
+        {source: way.read for source, way in ways.items()},
+        [source for source, way in ways.items() if way.secrets and source != Source.KOMMO],
+    )
 
 
 def make_backfill(parts: Parts, order: Order, audience: Audience) -> Backfill:
@@ -364,7 +462,7 @@ def make_page(told: Settings, rules: Rules, flows: Mapping[Lane, tuple[str, Flow
     return Page(journal, vendors, label, Mask(told.hidden), kommo_url)
 
 
-def explain(error: HTTPException) -> ResponseReturnValue:
+def as_json(error: HTTPException) -> ResponseReturnValue:
     """Answer every HTTP error as JSON, with the headers that belong to it."""
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     return jsonify(error=error.description), error.code or 500, headers

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from io import BytesIO
@@ -41,8 +42,17 @@ def _run(what: Coroutine[Any, Any, T]) -> T:
 class Server:
     """Serves one app from the moment it is made; while `may_sleep` says so, each request in a thread of its own."""
 
-    def __init__(self, host: str, port: int, app: Flask, may_sleep: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: Flask,
+        may_sleep: Callable[[], bool] = lambda: False,
+        ahead: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`ahead`: by how many seconds the clock that its answers show is ahead."""
         self.app = app
+        self.ahead = ahead
         self.may_sleep = may_sleep
         self.connections: set[asyncio.Transport] = set()
         self.busy: set[Connection] = set()
@@ -129,7 +139,7 @@ class Connection(asyncio.Protocol):
 
     def _work(self, environ: Environ) -> None:
         """Let the app answer; in the server's thread or in one of its own."""
-        lines = [f"Date: {formatdate(usegmt=True)}"]
+        lines = [f"Date: {formatdate(time.time() + self._server.ahead(), usegmt=True)}"]
 
         def start(status: str, headers: list[tuple[str, str]], error: object = None) -> Callable[[bytes], object]:
             lines[:] = [f"HTTP/1.1 {status}", lines[-1], *(f"{name}: {value}" for name, value in headers)]

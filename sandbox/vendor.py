@@ -116,6 +116,8 @@ class Vendor:
         self.faults = Faults()
         self.latency = 0.0
         """How many seconds a call takes at least, whatever becomes of it."""
+        self.ahead = 0.0
+        """By how many seconds the clock that its answers show is ahead of ours."""
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.app = Flask(f"sandbox.{self.name}")
         self.app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -148,13 +150,14 @@ class Vendor:
         """Forget everything, the faults and calls too; subclasses extend it."""
         self.faults.clear()
         self.latency = 0.0
+        self.ahead = 0.0
         self.calls.clear()
 
     # -- the server -----------------------------------------------------------------------------------------
 
     def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen (port 0 = any free one) and return the base URL."""
-        self._server = Server(host, port, self.app, self.may_sleep)
+        self._server = Server(host, port, self.app, self.may_sleep, lambda: self.ahead)
         self.url = self._server.url
         return self.url
 

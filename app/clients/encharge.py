@@ -18,6 +18,7 @@ from app.clients.errors import ApiError, Fault
 from app.clients.fields import Field
 from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.clients.people import PEOPLE_A_READ, found_person
+from app.clients.rehearsal import Rehearsal
 from app.events import FoundPerson
 
 PEOPLE_A_CALL = 100  # Encharge documents no limit
@@ -38,6 +39,14 @@ class Person:
     first_name: str
     last_name: str
     fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account that a key is of. `status`: active, canceled, trial, trialExpired; '' if it does not say it."""
+
+    name: str
+    status: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,9 @@ class EnchargeClient:
         *,
         may_write: Callable[[], bool] = lambda: True,
         observe: Observe = unobserved,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
-        make = partial(Http, explain=_explain, may_write=may_write, observe=observe)
+        make = partial(Http, explain=_explain, may_write=may_write, observe=observe, rehearsal=rehearsal)
         self._http = make("Encharge", url, self._key(api_key))
         # The Ingest API has a host and a key of its own.
         self._ingest = make("Encharge Ingest", ingest_url, self._key(write_key or api_key))
@@ -148,6 +158,13 @@ class EnchargeClient:
             return {}
         half = len(values) // 2
         return self._some_people(by, values[:half], told) | self._some_people(by, values[half:], told)
+
+    def account(self) -> Account:
+        """Return the account."""
+        # Reference: https://app-encharge-resources.s3.amazonaws.com/redoc.html, GET /accounts/info
+        with understanding("Encharge", "GET /accounts/info"):
+            body = self._http.get("/accounts/info")
+            return Account(str(body.get("name") or ""), str(body.get("status") or ""))
 
     def person_fields(self) -> list[Field]:
         """Return the fields that persons have."""

@@ -21,6 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
 
 from app.clients.errors import ApiError, Fault
+from app.clients.rehearsal import Rehearsal, WireCall
 
 log = structlog.get_logger("relay.http")
 
@@ -70,6 +71,7 @@ class Http:
     `refused` hears of a 429, with the seconds that the vendor asks us to wait, if it does.
     `is_block` tells by status and body a passing block for too many calls from a refused key. `may_write` is asked
     at the last moment before anything but a read goes out. `observe` hears of every request that went out.
+    `rehearsal` hears of every call, and catches what writes: that is not sent, and counts as done.
     Redirects are not followed: they would carry the token to another host.
     """
 
@@ -85,6 +87,7 @@ class Http:
         is_block: Callable[[int, str], bool] = lambda status, body: False,
         may_write: Callable[[], bool] = lambda: True,
         observe: Observe = unobserved,
+        rehearsal: Rehearsal | None = None,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self.vendor = vendor
@@ -92,6 +95,7 @@ class Http:
         self._is_block = is_block
         self._may_write = may_write
         self._observe = observe
+        self._rehearsal = rehearsal
         self._base_url = base_url
         self._explain = explain
         self._throttle = throttle
@@ -149,19 +153,17 @@ class Http:
         *,
         writes: bool = True,
     ) -> Any:
+        if writes and self._rehearsal:
+            self._rehearsal.hear(self._on_the_wire(self._prepared(method, path, query, body), caught=True))
+            return None
         self._throttle()
         began = time.monotonic()
         self._about_to.write = writes
+        prepared = None
         try:
             self._check_lease()
-            response = self._session.request(
-                method,
-                self._base_url + path,
-                params=list(query),
-                json=body,
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
+            prepared = self._prepared(method, path, query, body)
+            response = self._session.send(prepared, timeout=self._timeout, allow_redirects=False)
         except _LeaseOverError as error:
             raise ApiError(
                 f"{self.vendor}: {method} {path} was not sent: another process may have taken over",
@@ -170,8 +172,14 @@ class Http:
             ) from error
         except requests.RequestException as error:
             self._tell(method, path, None, began)
-            raise self._unanswered(error, method, path) from error
+            unanswered = self._unanswered(error, method, path)
+            if self._rehearsal and prepared is not None:
+                self._rehearsal.hear(self._on_the_wire(prepared, trouble=str(unanswered)))
+            raise unanswered from error
         self._tell(method, path, response.status_code, began)
+        if self._rehearsal:
+            date = response.headers.get("Date")
+            self._rehearsal.hear(self._on_the_wire(prepared, status=response.status_code, ahead=_ahead(date)))
         if response.status_code >= 300:
             raise self._refused(response, method, path)
         return self._parsed(response, method, path)
@@ -186,6 +194,35 @@ class Http:
             "call", vendor=self._key, method=method, path=path, code=status, milliseconds=round(seconds * 1000)
         )
         self._observe(Call(self._key, method, path, status, seconds))
+
+    def _prepared(
+        self, method: str, path: str, query: Sequence[tuple[str, str | int]], body: object
+    ) -> requests.PreparedRequest:
+        """Return a request as it goes out, to the last byte."""
+        request = requests.Request(method, self._base_url + path, params=list(query), json=body)
+        return self._session.prepare_request(request)
+
+    def _on_the_wire(
+        self,
+        prepared: requests.PreparedRequest,
+        *,
+        caught: bool = False,
+        status: int | None = None,
+        trouble: str = "",
+        ahead: float | None = None,
+    ) -> WireCall:
+        body = prepared.body or b""
+        return WireCall(
+            self.vendor,
+            str(prepared.method),
+            str(prepared.url),
+            {name: self._hide(str(value)) for name, value in prepared.headers.items()},
+            body if isinstance(body, str) else body.decode(),
+            caught,
+            status,
+            trouble,
+            ahead,
+        )
 
     def _parsed(self, response: requests.Response, method: str, path: str) -> Any:
         if not response.content:
@@ -353,6 +390,16 @@ def _storable(value: Any) -> Any:
     if isinstance(value, dict):
         return {_storable(key): _storable(item) for key, item in value.items()}
     return value
+
+
+def _ahead(date: str | None) -> float | None:
+    """Return by how many seconds a clock that shows this date is ahead of ours."""
+    try:
+        shown = parsedate_to_datetime(date or "")
+    except (ValueError, TypeError):
+        return None
+    # It is cut to the second.
+    return shown.timestamp() + 0.5 - time.time() if shown.tzinfo else None
 
 
 def _seconds(said: object) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -12,6 +14,7 @@ from app.addresses import clean_email
 from app.clients.errors import ApiError
 from app.clients.fields import Field
 from app.clients.http import Http, Observe, Refusal, understanding, unobserved
+from app.clients.rehearsal import Rehearsal
 from app.events import Company, Contact, Lead
 
 FILTERED = 50  # deals asked for in one call, where a page must hold all that stands on them
@@ -112,6 +115,23 @@ class KnownStage:
 
 
 @dataclass(frozen=True)
+class Account:
+    """The account that a token is of."""
+
+    name: str
+    subdomain: str
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of the account. `active`: may be given tasks."""
+
+    id: int
+    name: str
+    active: bool
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """A pipeline with its stages, won (142) and lost (143) among them, in the order in which Kommo shows them."""
 
@@ -133,6 +153,7 @@ class KommoClient:
         refused: Callable[[float | None], None] = lambda retry_after: None,
         may_write: Callable[[], bool] = lambda: True,
         observe: Observe = unobserved,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
         self._http = Http(
             "Kommo",
@@ -144,6 +165,7 @@ class KommoClient:
             is_block=_is_block,
             may_write=may_write,
             observe=observe,
+            rehearsal=rehearsal,
         )
 
     def paced(self, throttle: Callable[[], None], refused: Callable[[float | None], None]) -> KommoClient:
@@ -337,6 +359,19 @@ class KommoClient:
         with understanding("Kommo", "POST /leads/custom_fields"):
             return [_field(body) for body in answer["_embedded"]["custom_fields"]]
 
+    def account(self) -> Account:
+        """Return the account."""
+        # Reference: https://developers.kommo.com/reference/account-parameters
+        with understanding("Kommo", "GET /account"):
+            body = self._http.get("/account")
+            return Account(body.get("name") or "", body.get("subdomain") or "")
+
+    def users(self) -> list[User]:
+        """Return the account's users. Only an administrator's token may ask."""
+        # Reference: https://developers.kommo.com/reference/users-list
+        with understanding("Kommo", "GET /users"):
+            return [_user(body) for body in self._pages("users", [("limit", PAGE)])]
+
     def webhooks(self) -> list[Hook]:
         """Return the account's webhooks. Only an administrator's token may ask."""
         # Reference: https://developers.kommo.com/reference/list-webhooks
@@ -475,6 +510,21 @@ def _position(values: Any) -> Position | None:
         if stage := value.get("lead_status"):
             return Position(int(stage["id"]), stage.get("pipeline_id"))
     return None
+
+
+def token_expiry(token: str) -> float | None:
+    """Return when a long-lived token ends, in Unix seconds; None if it does not say it. It is not checked."""
+    # A JWT: https://developers.kommo.com/docs/long-lived-token
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return float(claims["exp"])
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _user(body: dict[str, Any]) -> User:
+    return User(int(body["id"]), body.get("name") or "", (body.get("rights") or {}).get("is_active") is not False)
 
 
 def _hook(body: dict[str, Any]) -> Hook:

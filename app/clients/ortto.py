@@ -11,6 +11,7 @@ from typing import Any
 from app.clients.fields import ACTIVITY, Field
 from app.clients.http import Http, Observe, Refusal, understanding, unobserved
 from app.clients.people import PEOPLE_A_READ, found_person
+from app.clients.rehearsal import Rehearsal
 from app.events import FoundPerson
 
 ACTIVITIES_A_CALL = 100  # https://help.ortto.com/a-235-rate-limits
@@ -57,9 +58,12 @@ class OrttoClient:
         *,
         may_write: Callable[[], bool] = lambda: True,
         observe: Observe = unobserved,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
         key = {"X-Api-Key": api_key}
-        self._http = Http("Ortto", url, key, explain=_explain, may_write=may_write, observe=observe)
+        self._http = Http(
+            "Ortto", url, key, explain=_explain, may_write=may_write, observe=observe, rehearsal=rehearsal
+        )
 
     def create_activities(self, activities: Sequence[Activity]) -> list[str]:
         """Record activities and merge their persons; return why each one was refused ("" = it was taken).

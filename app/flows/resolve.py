@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from app.clients.errors import ApiError, Fault
@@ -28,6 +28,20 @@ from app.events import (
 from app.flows import Ledger, Result, keep_order
 from app.mapping import Rules
 
+
+@dataclass(frozen=True)
+class Considered:
+    """What a deal is chosen from: the one that is named, and those of the contacts with the address.
+
+    `leads`: those that Kommo has, by id.
+    """
+
+    named: int | None
+    email: str
+    contacts: Sequence[Contact]
+    leads: Mapping[int, Lead]
+
+
 FindPeople = Callable[[Sequence[str]], Mapping[str, FoundPerson]]
 
 
@@ -45,7 +59,10 @@ class ResolveFlow:
         destinations: Collection[Lane],
         people: Mapping[Source, FindPeople] | None = None,
         clock: Callable[[], float] = time.time,
+        consider: Callable[[Considered], None] = lambda considered: None,
     ) -> None:
+        """`consider` hears of what each deal of an email activity is chosen from."""
+        self._consider = consider
         self._kommo = kommo
         self._rules = rules
         self._destinations = destinations
@@ -134,6 +151,8 @@ class ResolveFlow:
         emails: dict[int, str] = {}  # of the jobs whose deal is to be found by an address
         for job in batch:
             email = who[job.id].email or ""
+            if lead_id := who[job.id].lead_id:
+                self._consider(Considered(lead_id, email, (), named))
             lead = named.get(who[job.id].lead_id or 0)
             person = _person(lead, contacts, email) if lead else None
             active = lead if lead and lead.active else None
@@ -169,6 +188,8 @@ class ResolveFlow:
         leads = self._kommo.leads(
             lead_id for contacts in people.values() for contact in contacts for lead_id in contact.lead_ids
         )
+        for email, contacts in people.items():
+            self._consider(Considered(None, email, contacts, leads))
         found: dict[int, Context] = {}
         for job_id, email in emails.items():
             context, contacts = contexts[job_id], people.get(email, [])

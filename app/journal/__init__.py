@@ -3,21 +3,27 @@
 from app.journal.errors import JournalError
 from app.journal.figures import Figures, Hour, LaneFigures
 from app.journal.history import Attempt, EventStory, JobStory, Search, WholeStory
+from app.journal.inspection import Inspection, inspect
+from app.journal.particulars import Particulars
 from app.journal.recording import Recorded
 from app.journal.standing import Calls, Death, Pause, Queue, Standing
-from app.journal.store import Journal, Progress, Settlement
+from app.journal.store import Cooldown, Ending, Journal, Progress, Settlement
 
 __all__ = [
     "Attempt",
     "Calls",
+    "Cooldown",
     "Death",
+    "Ending",
     "EventStory",
     "Figures",
     "Hour",
+    "Inspection",
     "JobStory",
     "Journal",
     "JournalError",
     "LaneFigures",
+    "Particulars",
     "Pause",
     "Progress",
     "Queue",
@@ -26,4 +32,5 @@ __all__ = [
     "Settlement",
     "Standing",
     "WholeStory",
+    "inspect",
 ]

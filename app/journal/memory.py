@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -10,6 +11,7 @@ from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Lane, Response
 from app.journal import statements as sql
 from app.journal.rows import Row, folded, read_activity, read_response, read_steps
 
+LATER_THAN_ALL = 2**62  # an id
 AHEAD_SECONDS = 300  # how far a platform's clock may be ahead of ours
 
 
@@ -22,17 +24,11 @@ def remember(connection: Connection, upserts: sql.Upserts, people: Iterable[tupl
     timed: list[Row] = []
     untimed: list[Row] = []
     for event, who, now in people:
-        activity = event.data
-        if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
+        sighting = _sighting(event, who, now)
+        if sighting is None:
             continue
-        # What is dated far ahead counts as said now, whosever clock is wrong: consent of years ahead could not be
-        # changed any more, and if it is our clock that was set back, this is later than all that we know.
-        dated = event.occurred_at is not None and event.occurred_at <= now + AHEAD_SECONDS
-        at = event.occurred_at if dated and event.occurred_at else now
-        campaign = folded(activity.campaign)
-        sightings.append(
-            {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
-        )
+        at, dated = sighting["at"], _is_dated(event, now)
+        sightings.append(sighting)
         if event.kind in CONSENT_KINDS and "@" in who:
             said = {
                 "email": who,
@@ -51,11 +47,38 @@ def remember(connection: Connection, upserts: sql.Upserts, people: Iterable[tupl
             connection.execute(statement, rows)
 
 
+def _sighting(event: Event, who: str, now: float) -> Row | None:
+    """Return the row that notes what somebody did; None: it is not to be noted."""
+    activity = event.data
+    if not who or not isinstance(activity, EmailActivity) or event.kind == Kind.OTHER or activity.machine:
+        return None
+    at = event.occurred_at if event.occurred_at and _is_dated(event, now) else now
+    campaign = folded(activity.campaign)
+    return {"event_id": event.id, "who": who, "kind": event.kind.value, "campaign": campaign, "at": at}
+
+
+def _is_dated(event: Event, now: float) -> bool:
+    """Say whether an event's own time counts.
+
+    What is dated far ahead counts as said now, whosever clock is wrong: consent of years ahead could not be
+    changed any more, and if it is our clock that was set back, this is later than all that we know.
+    """
+    return event.occurred_at is not None and event.occurred_at <= now + AHEAD_SECONDS
+
+
 def seen(connection: Connection, event_id: int, moments: float) -> Seen:
     """Return what a person had done before an event; an open and a click within `moments` seconds are partners."""
     mine = connection.execute(sql.SIGHTING, {"event_id_": event_id}).mappings().first()
-    if mine is None:
-        return Seen()
+    return _seen(connection, dict(mine), moments) if mine else Seen()
+
+
+def foreseen(connection: Connection, event: Event, who: str, now: float, moments: float) -> Seen:
+    """Return what `seen` would say of an event that is not written down."""
+    mine = _sighting(event, who, now)
+    return _seen(connection, {**mine, "id": LATER_THAN_ALL}, moments) if mine else Seen()
+
+
+def _seen(connection: Connection, mine: Mapping[str, Any], moments: float) -> Seen:
     before = {"who_": mine["who"], "id_": mine["id"]}
     same = before | {"campaign_": mine["campaign"], "kind_": mine["kind"]}
     last = connection.execute(sql.LAST_ACT, before).scalar()

@@ -147,6 +147,16 @@ def read_activity(text: str) -> EmailActivity:
     return _email_activity.validate_json(text)
 
 
+def read_stage_change(text: str) -> StageChange:
+    """Return the stored data of a stage change."""
+    return _stage_change.validate_json(text)
+
+
+def read_context(text: str) -> Context:
+    """Return a stored context."""
+    return _context.validate_json(text)
+
+
 def read_response(text: str) -> Response:
     """Return the stored plan of a job of the kommo lane."""
     return _response.validate_json(text)

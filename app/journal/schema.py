@@ -86,18 +86,27 @@ def _durable(connection: Any) -> bool:
     return bool(connection.get_execution_options().get("durable", True))
 
 
+def known_versions() -> list[str]:
+    """Return the schema's versions, the newest first."""
+    return [revision.revision for revision in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
 def upgrade(engine: Engine) -> None:
     """Create the schema or upgrade an older one; several processes may do so at once.
 
     Raises JournalError if the database cannot be opened, or if it was made by a newer version of the service.
     """
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
+    config = _config()
     try:
         with engine.begin() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-            if current is not None and current not in known:
+            if current is not None and current not in known_versions():
                 raise JournalError(
                     f"the journal has schema {current}, made by a newer version of Kommo Relay: "
                     "install that version, or point DATABASE_URL at another database"

@@ -187,6 +187,13 @@ DUE_AT_ONCE = (
 # Takes the write lock and changes nothing.
 TOUCH = delete(cooldowns).where(cooldowns.c.key == "")
 
+LATEST_ENDING = (
+    select(jobs.c.lane, jobs.c.state, jobs.c.reason, jobs.c.settled_at)
+    .where(jobs.c.lane == bindparam("lane_"), jobs.c.settled_at.is_not(None))
+    .order_by(jobs.c.settled_at.desc(), jobs.c.id.desc())
+    .limit(1)
+)
+
 # -- what people did before --
 
 SIGHTING = select(sightings).where(sightings.c.event_id == bindparam("event_id_"))

@@ -14,12 +14,13 @@ from sqlalchemy import Connection, Executable, RowMapping, delete, func, select,
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import Event, Failure, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
-from app.journal import figures, history, memory, recording, schema, standing
+from app.journal import figures, history, memory, particulars, recording, schema, standing
 from app.journal import statements as sql
 from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
 from app.journal.figures import Figures, Hour
 from app.journal.history import EventStory, Search, WholeStory
+from app.journal.particulars import Particulars
 from app.journal.recording import Recorded, Told
 from app.journal.rows import (
     Row,
@@ -57,6 +58,23 @@ class Settlement:
     failed: bool = False
     steps: Mapping[str, Step] | None = None
     failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """Something that one job claimed for a while."""
+
+    until: float
+    holder: str  # `job:4711`
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended, and when."""
+
+    state: State
+    reason: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -232,6 +250,11 @@ class Journal:
         claim = {"key_": key, "holder_": _holder(job)}
         self._writer.run("free_cooldown", lambda connection: connection.execute(sql.FREE_COOLDOWN, claim))
 
+    def cooldown(self, key: str) -> Cooldown | None:
+        """Return until when a cooldown is claimed, and by which job; None: by none."""
+        row = self._read(lambda connection: connection.execute(sql.LATEST_OF_SCOPE, {"key_": key}).first())
+        return Cooldown(row.until, row.holder) if row else None
+
     def notes_of(self, order_key: str) -> set[str]:
         """Return what vendors said of all finished steps of a key, in all its jobs."""
         rows = self._read(lambda connection: connection.scalars(sql.STEPS_OF_KEY, {"order_key_": order_key}).all())
@@ -256,6 +279,11 @@ class Journal:
             lambda connection: {job.id: memory.seen(connection, job.event.id, moments) for job in batch}
         )
         return found
+
+    def foresee(self, event: Event, who: str, *, moments: float, now: float) -> Seen:
+        """Return what `remember` would of an event that is not written down; nothing is noted."""
+        seen: Seen = self._read(lambda connection: memory.foreseen(connection, event, who, now, moments))
+        return seen
 
     def unsubscribed(self, emails: Collection[str]) -> dict[str, tuple[Source, ...]]:
         """Return the platforms at which addresses are unsubscribed; addresses that are nowhere so are missing."""
@@ -448,9 +476,27 @@ class Journal:
         at: float | None = self._scalar(owed, {})
         return at
 
+    def endings(self) -> dict[Lane, Ending]:
+        """Return how the job ended that was settled last, for each lane that has one."""
+
+        def read(connection: Connection) -> dict[Lane, Ending]:
+            return {
+                Lane(row.lane): Ending(State(row.state), row.reason, row.settled_at)
+                for lane in Lane
+                for row in connection.execute(sql.LATEST_ENDING, {"lane_": lane.value})
+            }
+
+        found: dict[Lane, Ending] = self._read(read)
+        return found
+
     def find(self, search: Search) -> list[EventStory]:
         """Return the newest events that fit, newest first, with how their jobs stand."""
         found: list[EventStory] = self._read(lambda connection: history.find(connection, search))
+        return found
+
+    def particulars(self, event_ids: Sequence[int]) -> dict[int, Particulars]:
+        """Return what events said and what Kommo knew of them, by event id."""
+        found: dict[int, Particulars] = self._read(lambda connection: particulars.read(connection, event_ids))
         return found
 
     def story(self, event_id: int) -> WholeStory | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from app.events import (
@@ -56,6 +56,16 @@ StageName = Callable[[int, int], tuple[str, str]]
 """Returns the name and the label of a stage, by pipeline and status; both "" for one that is not mapped."""
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A rule of the mapping file, and what speaks against it. `number`: from 1, in the order of the file."""
+
+    number: int
+    when: Mapping[str, object]
+    do: tuple[str, ...]
+    unmet: tuple[str, ...]  # empty: it matches
+
+
 class ActivityRules:
     """The rules and actions of the mapping file.
 
@@ -70,6 +80,7 @@ class ActivityRules:
         self._actions = rows.actions
         self._field_ids = {name: _field_id(row.field, variables) for name, row in rows.actions.items() if row.field}
         self.deal_fields = _deal_fields(rows, variables)
+        self.users = frozenset(user for row in rows.actions.values() if row.task for user in _users(row.task))
         self._stage_name = stage_name
         self._zone = rows.time_zone
         row = rows.working_hours
@@ -79,6 +90,11 @@ class ActivityRules:
         )
         conditions = (rule.when.field or {} for rule in rows.rules)
         self.values_used = self._placed | {name for condition in conditions for name in condition}
+
+    @property
+    def count(self) -> int:
+        """How many rules there are."""
+        return len(self._rules)
 
     def refusal(self, event: Event, activity: EmailActivity) -> str | None:
         """Say why an activity needs nothing at all, or None if it may; decided before any network."""
@@ -105,16 +121,8 @@ class ActivityRules:
             return f"no rule is for {event.kind} from {event.source} of this deal, contact and history"
         if event.kind == Kind.EMAIL_OPENED and seen.click and self._tells(event, seen.click, context):
             return f"one signal with the click of event {seen.click.event_id}"
-        words = words_of(
-            event,
-            activity,
-            context,
-            stage=self._stage_name(lead.pipeline_id, lead.status_id)[1] if lead else "",
-            zone=self._zone,
-            fields=self._placed,
-        )
-        made = (self._action(name, words, event, lead, contact, seen) for name in names if self._on(name))
-        actions = tuple(action for action in made if action is not None)
+        made = self._make(names, event, activity, context, seen)
+        actions = tuple(action for action in made.values() if isinstance(action, Action))
         if not actions:
             return _all_off(names)
         response = Response(
@@ -124,6 +132,41 @@ class ActivityRules:
             consent=_consent(event, context) if event.kind in CONSENT_KINDS else None,
         )
         return (Owed(Lane.KOMMO, f"lead:{lead.id}" if lead else f"contact:{response.contact_id}", response),)
+
+    def judge(
+        self, event: Event, activity: EmailActivity, context: Context | None = None, seen: Seen | None = None
+    ) -> tuple[Judgement, ...]:
+        """Return each rule with all that speaks against it; without a context, as far as the event tells."""
+        return tuple(
+            Judgement(
+                number,
+                rule.when.model_dump(exclude_unset=True),
+                tuple(rule.do),
+                tuple(self._unmet(rule.when, event, activity, context, seen)),
+            )
+            for number, rule in enumerate(self._rules, start=1)
+        )
+
+    def left_out(self, event: Event, activity: EmailActivity, context: Context, seen: Seen) -> dict[str, str]:
+        """Return why actions of the rules that match come to nothing, by their names."""
+        names = self._wanted(event, activity, context, seen)
+        made = self._make(names, event, activity, context, seen)
+        return {name: reason for name, reason in made.items() if isinstance(reason, str)}
+
+    def _make(
+        self, names: Iterable[str], event: Event, activity: EmailActivity, context: Context, seen: Seen
+    ) -> dict[str, Action | str]:
+        """Return actions by their names, or why one comes to nothing."""
+        lead = context.lead
+        words = words_of(
+            event,
+            activity,
+            context,
+            stage=self._stage_name(lead.pipeline_id, lead.status_id)[1] if lead else "",
+            zone=self._zone,
+            fields=self._placed,
+        )
+        return {name: self._action(name, words, event, lead, context.contact, seen) for name in names}
 
     def _tells(self, opened: Event, click: SeenClick, context: Context) -> bool:
         """Say whether the click beside an open does something: else the open must be told for itself."""
@@ -139,25 +182,36 @@ class ActivityRules:
         Without a context, of every rule that may match once Kommo has been asked.
         """
         matching = (
-            rule.do
-            for rule in self._rules
-            if _fits_event(rule.when, event, activity)
-            and (context is None or self._fits_context(rule.when, context))
-            and (seen is None or _fits_history(rule.when, seen))
+            rule.do for rule in self._rules if not any(self._unmet(rule.when, event, activity, context, seen))
         )
         return tuple(dict.fromkeys(name for names in matching for name in names))
 
-    def _fits_context(self, when: WhenRow, context: Context) -> bool:
+    def _unmet(
+        self, when: WhenRow, event: Event, activity: EmailActivity, context: Context | None, seen: Seen | None
+    ) -> Iterator[str]:
+        """Yield, in words, each condition of a rule that does not hold."""
+        yield from _unmet_by_event(when, event, activity)
+        if context is not None:
+            yield from self._unmet_by_context(when, context)
+        if seen is not None:
+            yield from _unmet_by_history(when, seen)
+
+    def _unmet_by_context(self, when: WhenRow, context: Context) -> Iterator[str]:
         lead, contact = context.lead, context.contact
         if when.pipeline and (lead is None or lead.pipeline_id not in when.pipeline):
-            return False
+            yield f"pipeline: the deal is in {lead.pipeline_id}" if lead else "pipeline: there is no deal"
         if when.stage and not self._is_in(lead, when.stage):
-            return False
+            yield f"stage: the deal is in {self._stage_words(lead)}" if lead else "stage: there is no deal"
         if when.tag and not _has_tag(contact, when.tag):
-            return False
-        return all(
-            _contains(words, plain(kommo_value(name, context))) for name, words in (when.field or {}).items()
-        )
+            yield f"tag: the contact has {_listed(contact.tags) or 'none'}" if contact else "tag: no contact"
+        for name, words in (when.field or {}).items():
+            value = plain(kommo_value(name, context))
+            if not _contains(words, value):
+                yield f"field: {name} is {_quoted(value)}"
+
+    def _stage_words(self, lead: Lead) -> str:
+        name = self._stage_name(lead.pipeline_id, lead.status_id)[0]
+        return f"{name} ({lead.status_id})" if name else f"{lead.status_id}, which is not in the mapping"
 
     def _is_in(self, lead: Lead | None, stages: Collection[int | str]) -> bool:
         if lead is None:
@@ -176,19 +230,21 @@ class ActivityRules:
         lead: Lead | None,
         contact: Contact | None,
         seen: Seen,
-    ) -> Action | None:
-        """Return an action, or None if there is nothing that it could be done to, or nothing to write."""
+    ) -> Action | str:
+        """Return an action, or why there is nothing that it could be done to, or nothing to write."""
+        if not self._on(name):
+            return "switched off: the id of its field is not set"
         row = self._actions[name]
         if tag := row.tag or row.untag:
             on = contact if tag.on == "contact" else lead
-            return Action(name, "tag" if row.tag else "untag", text=tag.name, on=tag.on) if on else None
+            return Action(name, "tag" if row.tag else "untag", text=tag.name, on=tag.on) if on else _nothing(tag.on)
         text = render(_text(row), words)
         if not text:
-            return None
+            return "its text is empty"
         if row.note:
-            return _note(name, row.note, text, lead, contact, seen, event)
+            return _note(name, row.note, text, lead, contact, seen, event) or _nothing("lead")
         if lead is None:
-            return None
+            return _nothing("lead")
         if row.task:
             return self._task(name, row.task, text, lead, event)
         return Action(name, "field", text=shortened(text, LONGEST_VALUE), field_id=self._field_ids[name] or 0)
@@ -246,6 +302,12 @@ def _assignee(row: int | str | Mapping[str, int | str], lead: Lead) -> int | Non
     return who if isinstance(who, int) else lead.responsible_user_id
 
 
+def _users(row: TaskRow) -> list[int]:
+    """Return the users whom a task names."""
+    named = row.assign_to.values() if isinstance(row.assign_to, Mapping) else [row.assign_to]
+    return [user for user in named if isinstance(user, int)]
+
+
 def _field_id(row: ValueRow, variables: Mapping[str, int | None]) -> int | None:
     """Return the id of the deal's field that an action writes; None: its variable is not set."""
     return variables[row.id.removeprefix("$")] if isinstance(row.id, str) else row.id
@@ -285,23 +347,38 @@ def _all_off(names: Iterable[str]) -> str:
 # -- conditions --
 
 
-def _fits_event(when: WhenRow, event: Event, activity: EmailActivity) -> bool:
+def _unmet_by_event(when: WhenRow, event: Event, activity: EmailActivity) -> Iterator[str]:
     if when.source is not None and event.source not in when.source:
-        return False
+        yield f"source: it is {event.source}"
     if when.event is not None and event.kind not in when.event:
-        return False
+        yield f"event: it is {event.kind}"
     texts = (
-        (when.campaign, activity.campaign),
-        (when.subject, activity.subject or activity.campaign),
-        (when.link, activity.link or ""),
+        ("campaign", when.campaign, activity.campaign),
+        ("subject", when.subject, activity.subject or activity.campaign),
+        ("link", when.link, activity.link or ""),
     )
-    return all(_contains(words, text) for words, text in texts if words is not None)
+    for name, words, text in texts:
+        if words is not None and not _contains(words, text):
+            yield f"{name}: it is {_quoted(text)}"
 
 
-def _fits_history(when: WhenRow, seen: Seen) -> bool:
+def _unmet_by_history(when: WhenRow, seen: Seen) -> Iterator[str]:
     if when.first is not None and seen.first is not when.first:
-        return False
-    return when.quiet is None or seen.quiet_seconds is None or seen.quiet_seconds >= when.quiet
+        yield f"first: it is {'' if seen.first else 'not '}the first of its kind in this campaign"
+    if when.quiet is not None and seen.quiet_seconds is not None and seen.quiet_seconds < when.quiet:
+        yield f"quiet: the person did something {seen.quiet_seconds:.0f} s before"
+
+
+def _quoted(text: str) -> str:
+    return f"'{flat(text)}'" if text else "empty"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(flat(name) for name in names)
+
+
+def _nothing(what: str) -> str:
+    return f"there is no {'deal' if what == 'lead' else what} to do it on"
 
 
 def _has_tag(contact: Contact | None, names: Iterable[str]) -> bool:

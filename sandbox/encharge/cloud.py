@@ -29,6 +29,7 @@ SHAPES = ("flow", "article", "subscription", "stream")
 SWITCHES: dict[str, tuple[object, ...]] = {
     "dialect": ("documented", "article"),
     "plan": ("premium", "growth"),
+    "account": ("active", "trial", "canceled", "trialExpired"),
     "every_open": (True, False),
     "unknown_people": ("left out", "404"),
 }
@@ -127,6 +128,7 @@ class Encharge(Vendor):
         with self.lock:
             self.dialect = "documented"
             self.plan = "premium"
+            self.account = "active"
             self.every_open = True
             self.unknown_people = "left out"
             self.flow_rows = dict(bodies.FLOW_ROWS)

@@ -198,7 +198,7 @@ class Rest:
                 "name": "Sandbox",
                 "site": "https://sandbox.example",
                 "timezone": "Europe/Berlin",
-                "status": "active",
+                "status": self.encharge.account,
                 "peopleCount": count,
                 "services": [],
                 "activeServices": [],

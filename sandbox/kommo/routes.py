@@ -35,6 +35,13 @@ def _add_account(api: Blueprint, kommo: Kommo) -> None:
     def account() -> Response:
         return hal(kommo.account_data(Query(request.args.items(multi=True)).with_()))
 
+    # https://developers.kommo.com/reference/users-list
+    @api.get("/users")
+    def users() -> Response:
+        kommo.require_admin()
+        with kommo.lock:
+            return paged("users", list(kommo.account.users), kommo.user_data, total=True)
+
     @api.get("/leads/pipelines")
     def pipelines() -> Response:
         with kommo.lock:

@@ -84,6 +84,7 @@ class Kommo(Vendor):
         for key, value in SWITCHES.items():
             setattr(self, key, value)
         self.account: Account = seed.account()
+        self.inactive_users: set[int] = set()
         self.limiter = Limiter()
         bodies = Bodies(self.account, self.account_id, self.subdomain)
         self.hooks = Hooks(bodies, self)
@@ -224,6 +225,21 @@ class Kommo(Vendor):
             "_links": {"self": {"href": request.url}},
             "_embedded": {key: value for key, value in embedded.items() if key in with_},
         }
+
+    def user_data(self, user_id: int) -> Data:
+        """Return a user; one who left has no rights any more."""
+        rights = {
+            "mail_access": True,
+            "catalog_access": True,
+            "is_admin": user_id == self.user_id,
+            "is_free": False,
+            "is_active": user_id not in self.inactive_users,
+            "group_id": None,
+            "role_id": None,
+        }
+        name = self.account.users[user_id]
+        email = f"{name.split()[0].lower()}@examplebakery.example"
+        return {"id": user_id, "name": name, "email": email, "lang": "en", "rights": rights}
 
     def _refuse(self, refusal: Refusal) -> Response:
         return json_answer(refusal.body(), refusal.status, PROBLEM)

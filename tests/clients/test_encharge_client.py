@@ -14,6 +14,7 @@ from responses import matchers
 
 from app.clients.encharge import (
     LAST_EVENT,
+    Account,
     ArticleEnchargeClient,
     Broadcast,
     BroadcastActivity,
@@ -601,3 +602,10 @@ def test_no_key_is_told(wire: responses.RequestsMock, encharge: EnchargeClient) 
 
     assert str(caught.value) == "Encharge Ingest: POST / answered 403: *** is not a write key"
     assert WRITE_KEY not in repr(caught.value)
+
+
+def test_the_account_is_told(wire: responses.RequestsMock, encharge: EnchargeClient) -> None:
+    wire.get(f"{API}/accounts/info", json={"name": "Acme", "status": "trial"}, match=[with_api_key_alone])
+    wire.get(f"{API}/accounts/info", json={}, match=[with_api_key_alone])
+    assert encharge.account() == Account("Acme", "trial")
+    assert encharge.account() == Account("", "")

@@ -12,7 +12,19 @@ import responses
 from responses import matchers
 
 from app.clients.errors import ApiError, Fault
-from app.clients.kommo import Change, Choice, Hook, KommoClient, LoggedMove, NewNote, NewTask, Position
+from app.clients.kommo import (
+    Account,
+    Change,
+    Choice,
+    Hook,
+    KommoClient,
+    LoggedMove,
+    NewNote,
+    NewTask,
+    Position,
+    User,
+    token_expiry,
+)
 from app.events import Company, Contact, Lead
 
 URL = "https://examplebakery.kommo.com"
@@ -677,3 +689,34 @@ def test_a_webhook_is_deleted_by_its_address(wire: responses.RequestsMock, kommo
     kommo.delete_webhook(DESTINATION)
 
     assert sent(wire) == [("DELETE", f"{API}/webhooks", {"destination": DESTINATION})]
+
+
+def test_the_account_and_its_users_are_told(wire: responses.RequestsMock, kommo: KommoClient) -> None:
+    wire.get(f"{API}/account", json={"id": 1, "name": "Acme", "subdomain": "acme"}, match=[AUTHORIZED])
+    users = [
+        {"id": 5, "name": "Ines", "rights": {"is_active": True}},
+        {"id": 6, "name": "Omar", "rights": {"is_active": False}},
+        {"id": 7, "name": "Ada"},
+    ]
+    wire.get(f"{API}/users", json={"_embedded": {"users": users}}, match=[AUTHORIZED])
+
+    assert kommo.account() == Account("Acme", "acme")
+    assert kommo.users() == [User(5, "Ines", True), User(6, "Omar", False), User(7, "Ada", True)]
+    assert [url for _, url, _ in sent(wire)] == [f"{API}/account", f"{API}/users?limit=250"]
+
+
+@pytest.mark.parametrize(
+    ("token", "expires"),
+    [
+        ("e30.eyJleHAiOjE3OTU1MTQxMjl9.c2ln", 1_795_514_129.0),  # {"exp":1795514129}
+        ("e30.eyJleHAiOiIxNzk1NTE0MTI5In0.c2ln", 1_795_514_129.0),  # as text
+        ("e30.e30.c2ln", None),  # {}
+        ("e30.W10.c2ln", None),  # []
+        ("e30.!!!.c2ln", None),
+        ("e30.eyJleHAiOm51bGx9.c2ln", None),
+        ("a-plain-token", None),
+        ("", None),
+    ],
+)
+def test_a_token_tells_its_end_if_it_can(token: str, expires: float | None) -> None:
+    assert token_expiry(token) == expires

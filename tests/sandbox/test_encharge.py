@@ -140,6 +140,13 @@ def test_a_key_that_is_no_jwt_is_refused_with_its_error_code(api: Api, encharge:
     assert answer.json()["error"]["errorCode"] == 10082
 
 
+def test_an_account_may_have_ended(api: Api, encharge: Encharge) -> None:
+    encharge.switch(account="canceled")
+    assert api("GET", "/accounts/info").json()["status"] == "canceled"
+    encharge.reset()
+    assert api("GET", "/accounts/info").json()["status"] == "active"
+
+
 def test_somebody_elses_jwt_is_refused(api: Api) -> None:
     answer = api("GET", "/accounts/info", headers={"X-Encharge-Token": "a.b.c"})
     assert answer.status_code == 401
@@ -899,7 +906,13 @@ def test_the_levers_have_routes(encharge: Encharge, inbox: Inbox, levers: Any) -
     assert encharge.state()["people"][0] == {**encharge.state()["people"][0], "id": person, "city": "Bonn"}
     assert levers.post("/encharge/act", json={"email": MARTA, "event": "opened"}).json == {}
     assert len(received(encharge, inbox)) == 1
-    switches = {"dialect": "article", "plan": "growth", "every_open": False, "unknown_people": "404"}
+    switches = {
+        "dialect": "article",
+        "plan": "growth",
+        "account": "trial",
+        "every_open": False,
+        "unknown_people": "404",
+    }
     assert levers.post("/encharge/switches", json=switches).json == switches
     assert levers.get("/encharge/switches").json == switches
 

@@ -877,6 +877,19 @@ def test_only_administrators_and_only_a_hundred_webhooks(kommo: Kommo, api: Api)
     assert [api(method, "/webhooks", body).status_code for method in ("GET", "POST", "DELETE")] == [403] * 3
 
 
+def test_users_are_told_to_administrators_only(kommo: Kommo, api: Api) -> None:
+    kommo.inactive_users.add(9_200_002)
+    body = api("GET", "/users").json()
+    found = [(user["id"], user["name"], user["rights"]["is_active"]) for user in body["_embedded"]["users"]]
+    assert found == [(9_200_001, "Ines Example", True), (9_200_002, "Omar Example", False)]
+    assert body["_total_items"] == 2
+    assert len(api("GET", "/users?limit=1").json()["_embedded"]["users"]) == 1
+    kommo.reset()
+    assert kommo.inactive_users == set()
+    kommo.switch(admin=False)
+    assert api("GET", "/users").status_code == 403
+
+
 # -- webhooks: what is sent -----------------------------------------------------------------------------------
 
 ACCOUNT = {

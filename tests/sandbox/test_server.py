@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from email.utils import parsedate_to_datetime
 
 import pytest
 from flask import Flask, Response, request
@@ -141,3 +142,22 @@ def test_a_stopped_server_closes_what_is_open_and_takes_nothing_new(faulty: Faul
         assert connection.sock.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         faulty.connect()
+
+
+def test_its_clock_can_be_wrong() -> None:
+    app = Flask("late")
+    app.add_url_rule("/", view_func=lambda: "here")
+    ahead = [0.0]
+    server = Server(HOST, 0, app, ahead=lambda: ahead[0])
+    try:
+        shown = []
+        for ahead[0] in (0.0, -3_600.0):
+            with closing(
+                http.client.HTTPConnection(HOST, int(server.url.rsplit(":", 1)[1]), timeout=10)
+            ) as connection:
+                connection.request("GET", "/")
+                date = connection.getresponse().headers["Date"]
+                shown.append(parsedate_to_datetime(date).timestamp() - time.time())
+    finally:
+        server.stop()
+    assert shown == [pytest.approx(0, abs=5), pytest.approx(-3_600, abs=5)]

@@ -54,11 +54,6 @@ class Ledger:
         self._steps = {job.id: dict(job.steps) for job in batch}
         self._unsaved: set[int] = set()
 
-    @property
-    def of_one(self) -> bool:
-        """Say whether the batch is a single job."""
-        return len(self._steps) == 1
-
     def unsaved(self, job: Job) -> Mapping[str, Step] | None:
         """Return the steps of a job that its settlement has to write; None: they are on disk."""
         return self._steps[job.id] if job.id in self._unsaved else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -64,6 +64,7 @@ class EnchargeFlow:
         self._stages = stages
         self._by_tag = by_tag
         self._together = client.EVENTS_CARRY_PEOPLE and not by_tag
+        self._is_found_again = self._together or by_tag  # or may be repeated
         self._latest_only = latest_only
         self._size = Size(PEOPLE_A_CALL)
         self._pool = ThreadPoolExecutor(EVENTS_AT_ONCE, thread_name_prefix="encharge-events")
@@ -75,20 +76,28 @@ class EnchargeFlow:
             news = self._stages.refresh(batch, Lane.ENCHARGE)
         except ApiError as error:
             return skips | dict.fromkeys((job.id for job in batch), error)
+        doubtful = {job.id for job in batch if ledger.begun(job, EVENT)}
         # The latest news of a person stands for the earlier ones.
         people = {item.email: encharge_person(item) for item in (news[job.id] for job in batch)}
         failed = self._look_up(batch, news, ledger) if self._together else self._upsert(batch, news, people, ledger)
         by_deal: dict[str, list[Job]] = defaultdict(list)
         for job in batch:
             by_deal[job.order_key].append(job)
+        begun = self._begin([jobs[0] for jobs in by_deal.values() if jobs[0].id not in failed], ledger)
+        turn = _Turn(news, people, failed, doubtful, begun, ledger)
         results = skips
-
-        def track(jobs: Sequence[Job]) -> dict[int, Result]:
-            return self._track(jobs, news, people, failed, ledger)
-
-        for part in self._pool.map(track, by_deal.values()):
+        for part in self._pool.map(lambda jobs: self._track(jobs, turn), by_deal.values()):
             results |= part
         return results
+
+    def _begin(self, firsts: Sequence[Job], ledger: Ledger) -> set[int]:
+        """Write the intents of the first events of all deals at once; return the ids of those that may be sent.
+
+        A death leaves so many in doubt, which is no harm where all can be looked for, or repeated.
+        """
+        if not self._is_found_again:
+            return set()
+        return ledger.begin([(job, EVENT) for job in firsts if not ledger.finished(job, EVENT)])
 
     def _look_up(self, batch: Sequence[Job], news: Mapping[int, StageNews], ledger: Ledger) -> dict[int, Result]:
         """Tick off the events that an earlier attempt may have recorded and did; return those that nobody can tell.
@@ -121,47 +130,54 @@ class EnchargeFlow:
         ledger.finish([(job, PERSON) for job in waiting if errors[news[job.id].email] is None])
         return {job.id: error for job in waiting if (error := errors[news[job.id].email])}
 
-    def _track(
-        self,
-        jobs: Sequence[Job],
-        news: Mapping[int, StageNews],
-        people: Mapping[str, Person],
-        failed: Mapping[int, Result],
-        ledger: Ledger,
-    ) -> dict[int, Result]:
+    def _track(self, jobs: Sequence[Job], turn: _Turn) -> dict[int, Result]:
         """Record the events of one deal, in order, up to the first that must be tried again."""
         results: dict[int, Result] = {}
         for job in jobs:
-            told = news[job.id]
-            result = failed.get(job.id) or self._track_one(job, told, people[told.email], ledger)
+            # The person tells the last event only: earlier ones must be ticked off before the next may be sent.
+            last = self._is_found_again and job is jobs[-1]
+            result = turn.failed.get(job.id) or self._track_one(job, turn, last=last)
             results[job.id] = result
             if must_wait(result):
                 break
         return {job.id: results.get(job.id, HELD) for job in jobs}
 
-    def _track_one(self, job: Job, news: StageNews, person: Person, ledger: Ledger) -> Result:
+    def _track_one(self, job: Job, turn: _Turn, *, last: bool) -> Result:
+        ledger, news = turn.ledger, turn.news[job.id]
         if ledger.finished(job, EVENT):
             return Outcome(State.DONE, ledger.note(job, EVENT))
-        again = ledger.begun(job, EVENT)
-        if not ledger.begin([(job, EVENT)]):
+        if job.id not in turn.begun and not ledger.begin([(job, EVENT)]):
             return HELD
+        again = job.id in turn.doubtful
         try:
             if self._by_tag:
                 self._client.add_tag(email=news.email, tag=news.event)
             else:
+                person = turn.people[news.email]
                 self._client.track(person, event=news.event, properties=_properties(news), key=_key(job))
         except ApiError as error:
             if not error.ambiguous and not again:
                 ledger.forget([(job, EVENT)])
             return error
         if not again or self._by_tag:
-            # What can be looked up, or repeated, may be written down with the settlement.
-            ledger.finish([(job, EVENT)], last=ledger.of_one and (self._together or self._by_tag))
+            ledger.finish([(job, EVENT)], last=last)
             return DONE
         # The person does not tell it: it was not recorded, or another deal's event came after it.
         log.warning("possible duplicate", lane=job.lane, event_id=job.event.id, key=job.order_key)
         ledger.finish([(job, EVENT)], [SENT_AGAIN])
         return Outcome(State.DONE, SENT_AGAIN)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What is known of a batch; `doubtful`: events that an earlier attempt began, `begun`: that this one did."""
+
+    news: Mapping[int, StageNews]
+    people: Mapping[str, Person]
+    failed: Mapping[int, Result]
+    doubtful: Collection[int]
+    begun: Collection[int]
+    ledger: Ledger
 
 
 class OrttoFlow:

@@ -18,7 +18,7 @@ from app.events import DONE, HELD, Lane, Outcome, State, Step
 from app.flows import Flow, Ledger, Result
 from app.flows.resolve import ResolveFlow
 from app.flows.stage_changes import FOUND, FRESH_SECONDS, SENT_AGAIN, CurrentStages, EnchargeFlow, OrttoFlow
-from app.journal import Journal
+from app.journal import Journal, Search
 from app.journal.store import LEASE_SECONDS
 from app.mapping import Rules
 from sandbox.town import Town
@@ -179,6 +179,47 @@ def test_an_event_that_cannot_be_looked_for_waits_and_holds_up_its_own_deal_alon
         (str(deals[0]), "qualified"),
         (str(deals[1]), "proposal_sent"),
         (str(deals[0]), "proposal_sent"),
+    ]
+
+
+def test_the_intents_of_a_batch_are_written_at_once_and_its_ends_with_the_settlement(
+    bench: Bench, deals: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = bench.enter(*((deal, QUALIFIED) for deal in deals))
+    written: list[int] = []
+    write_steps = bench.desk.journal.write_steps
+
+    def count(ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
+        written.append(len(ledgers))
+        return write_steps(ledgers)
+
+    monkeypatch.setattr(bench.desk.journal, "write_steps", count)
+
+    assert bench.carry(Lane.ENCHARGE) == dict.fromkeys(events, DONE)
+    assert written == [len(deals)]
+
+
+def test_an_event_is_ticked_off_on_disk_before_the_next_of_its_deal_is_sent(
+    bench: Bench, deals: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The person tells the last one only: after a death between the two, the first could not be found."""
+    first, second = bench.enter((deals[0], QUALIFIED), (deals[0], PROPOSAL_SENT))
+    seen: list[dict[int, dict[str, str]]] = []
+    client = encharge_client(bench.town)
+    track = client.track
+
+    def look(*args: Any, **more: Any) -> None:
+        stories = bench.desk.journal.find(Search())
+        seen.append({story.id: job.steps for story in stories for job in story.jobs if job.lane == Lane.ENCHARGE})
+        track(*args, **more)
+
+    monkeypatch.setattr(client, "track", look)
+    bench.use(Lane.ENCHARGE, client)
+
+    assert bench.carry(Lane.ENCHARGE) == {first: DONE, second: DONE}
+    assert seen == [
+        {first: {"event": "begun"}, second: {}},
+        {first: {"event": "done"}, second: {"event": "begun"}},
     ]
 
 

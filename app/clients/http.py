@@ -27,7 +27,7 @@ log = structlog.get_logger("relay.http")
 
 CONNECT_SECONDS = 3.05
 READ_SECONDS = 10.0
-POOL_SIZE = 24  # connections kept open: a lane's own, and Encharge's events at once
+POOL_SIZE = 36  # connections kept open: a lane's own, and Encharge's events at once
 WORDS_KEPT = 300  # of a vendor's error text
 RAW_WORDS_KEPT = 100  # of one that is not in the vendor's own form
 BLOCK_SECONDS = 30.0  # how long a block is waited out before the next look, if it does not say

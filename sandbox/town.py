@@ -78,8 +78,12 @@ class Town:
         }
 
     def forget_relay(self) -> None:
-        """Make the accounts those of somebody who has not yet set anything up for a relay."""
+        """Make the accounts those of somebody who has not yet set anything up for a relay.
+
+        Kommo's stages get ids of their own: those of the shipped mapping file are examples to everybody.
+        """
         self.kommo.forget_relay()
+        self.kommo.renumber_stages()
         self.ortto.forget_relay()
 
     def reset(self) -> None:

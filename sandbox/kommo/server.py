@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from flask import Response, request
@@ -16,7 +17,7 @@ from sandbox.kommo.bodies import Bodies
 from sandbox.kommo.fields import SEVERAL
 from sandbox.kommo.hooks import MOST_HOOKS, SETTINGS, Hook, Hooks
 from sandbox.kommo.limits import Limiter
-from sandbox.kommo.records import KINDS, Account, Kind
+from sandbox.kommo.records import KINDS, LOST, WON, Account, Kind, Pipeline
 from sandbox.kommo.refusals import Problems, Refusal, html, problem
 from sandbox.kommo.render import Data, Render
 from sandbox.kommo.work import Draft, Work
@@ -270,6 +271,16 @@ class Kommo(Vendor):
                 for lead in self.account.leads.values():
                     lead.fields.pop(number, None)
 
+    def renumber_stages(self, by: int = 1_000_000) -> None:
+        """Give pipelines and stages other ids, as each account has its own; won and lost are the same in all."""
+        with self.lock:
+            account = self.account
+            others = [_renumbered(pipeline, by) for pipeline in account.pipelines.values()]
+            account.pipelines = {pipeline.id: pipeline for pipeline in others}
+            for lead in (*account.leads.values(), *account.deleted.values()):
+                lead.pipeline_id += by
+                lead.status_id = _other_id(lead.status_id, by)
+
     def hook(
         self,
         url: str,
@@ -435,3 +446,12 @@ class Kommo(Vendor):
 def _with_request_id(response: Response) -> Response:
     response.headers["X-Request-Id"] = f"{random.getrandbits(128):032x}"
     return response
+
+
+def _renumbered(pipeline: Pipeline, by: int) -> Pipeline:
+    stages = [replace(stage, id=_other_id(stage.id, by)) for stage in pipeline.stages.values()]
+    return replace(pipeline, id=pipeline.id + by, stages={stage.id: stage for stage in stages})
+
+
+def _other_id(status_id: int, by: int) -> int:
+    return status_id if status_id in (WON, LOST) else status_id + by

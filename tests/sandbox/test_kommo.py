@@ -1317,3 +1317,17 @@ def test_what_is_made_for_a_relay_can_be_taken_away(api: Api, kommo: Kommo) -> N
     assert kommo.hooks.by_url == {}
     names = [field["name"] for field in api.get("/leads/custom_fields")["_embedded"]["custom_fields"]]
     assert names == ["Plan", "Interests", "Demo date", "Newsletter", "utm_source"]
+
+
+def test_another_account_has_other_ids_of_its_stages(api: Api, kommo: Kommo) -> None:
+    before = api.get("/leads/pipelines")["_embedded"]["pipelines"]
+    kommo.renumber_stages(1_000)
+    after = api.get("/leads/pipelines")["_embedded"]["pipelines"]
+    assert [pipeline["id"] for pipeline in after] == [SALES + 1_000, WHOLESALE + 1_000]
+    for old, new in zip(before, after, strict=True):
+        for one, other in zip(old["_embedded"]["statuses"], new["_embedded"]["statuses"], strict=True):
+            own = 0 if one["id"] in (WON, LOST) else 1_000
+            assert (other["id"], other["name"]) == (one["id"] + own, one["name"])
+    kommo.move(41_500_011, 61_001_103)
+    lead = api.get("/leads/41500011")
+    assert (lead["pipeline_id"], lead["status_id"]) == (SALES + 1_000, 61_001_103)

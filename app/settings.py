@@ -279,13 +279,13 @@ def _require(reader: _Reader, encharge_on: bool, ortto_on: bool, settings: Setti
     if not reader.has("KOMMO_WEBHOOK_SECRET"):
         reader.fault(
             f"KOMMO_WEBHOOK_SECRET is not set: {_MAKE_ONE} and end the webhook's URL in Kommo with it, "
-            "/webhooks/kommo/<secret>."
+            "/webhooks/kommo/<secret>; or let `flask setup --write-env` do both."
         )
     for vendor, on in (("ENCHARGE", encharge_on), ("ORTTO", ortto_on)):
         if on and not reader.has(f"{vendor}_WEBHOOK_SECRET"):
             reader.fault(
                 f"{vendor}_WEBHOOK_SECRET is not set, but {vendor}_API_KEY is: {_MAKE_ONE} and send it along "
-                f"with {vendor.title()}'s webhooks."
+                f"with {vendor.title()}'s webhooks; or let `flask setup --write-env` make it and say where it goes."
             )
     if reader.has("ENCHARGE_WRITE_KEY") and not encharge_on:
         reader.fault(

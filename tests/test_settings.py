@@ -233,7 +233,7 @@ BAD = [
     (
         {"KOMMO_WEBHOOK_SECRET": ""},
         "KOMMO_WEBHOOK_SECRET is not set: make one with `openssl rand -hex 24` and end the webhook's URL in Kommo "
-        "with it, /webhooks/kommo/<secret>.",
+        "with it, /webhooks/kommo/<secret>; or let `flask setup --write-env` do both.",
     ),
     ({"KOMMO_WEBHOOK_SECRET": "short"}, TOO_SHORT),
     ({"KOMMO_WEBHOOK_SECRET": f"{SECRET},short"}, TOO_SHORT),
@@ -253,13 +253,13 @@ BAD = [
     ),
     (
         {**ENCHARGE, "ENCHARGE_WEBHOOK_SECRET": ""},
-        "ENCHARGE_WEBHOOK_SECRET is not set, but ENCHARGE_API_KEY is: make one with `openssl rand -hex 24` "
-        "and send it along with Encharge's webhooks.",
+        "ENCHARGE_WEBHOOK_SECRET is not set, but ENCHARGE_API_KEY is: make one with `openssl rand -hex 24` and "
+        "send it along with Encharge's webhooks; or let `flask setup --write-env` make it and say where it goes.",
     ),
     (
         {**ORTTO, "ORTTO_WEBHOOK_SECRET": ""},
         "ORTTO_WEBHOOK_SECRET is not set, but ORTTO_API_KEY is: make one with `openssl rand -hex 24` "
-        "and send it along with Ortto's webhooks.",
+        "and send it along with Ortto's webhooks; or let `flask setup --write-env` make it and say where it goes.",
     ),
     (
         {**ENCHARGE, "ENCHARGE_WRITE_KEY": ""},

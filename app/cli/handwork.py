@@ -33,7 +33,7 @@ def of_encharge(public_url: str, secret: str) -> Iterator[str]:
     yield "Webhook data, a row for each line (for clicks the event is email_link_clicked):"
     yield from _json(ENCHARGE_BODY)
     yield "Once, and only once (Encharge cannot list subscriptions), for unsubscribes:"
-    yield '    curl -H "X-Encharge-Token: $ENCHARGE_API_KEY" -H "Content-Type: application/json" \\'
+    yield '    curl -H "X-Encharge-Token: <ENCHARGE_API_KEY>" -H "Content-Type: application/json" \\'
     yield f'      -d \'{{"eventType": "unsubscribedUser", "url": "{url}"}}\' \\'
     yield "      https://api.encharge.io/v1/event-subscriptions"
     yield "Click by click: docs/encharge.md"

@@ -49,7 +49,7 @@ def make_command(ask_desk: Callable[[], Desk]) -> click.Command:
         if merged.text == before:
             click.echo(f"{path} has all of them: nothing to do.")
             return
-        _show(path, before, merged.text)
+        _show(path, None if merged.examples else before, merged.text)
         if dry_run:
             click.echo("Nothing was written.")
             return
@@ -126,7 +126,7 @@ def _report(merged: Merged, pipelines: Sequence[Pipeline]) -> Iterator[str]:
 
 
 def _show(path: Path, before: str | None, after: str) -> None:
-    """Print what changes; of a new file its stages."""
+    """Print what changes; of a list that is new (`before` None) all of it."""
     if before is None:
         _, _, rest = after.partition("\nstages:\n")
         click.echo(f"\nstages:\n{rest.partition(chr(10) + '# -- ')[0]}")

@@ -16,7 +16,8 @@ GUESSED = re.compile(
     r"secret|change.?me|example|password|placeholder|your|dummy|default|test|todo|letmein|qwert|abcdef|012345|123456",
     re.IGNORECASE,
 )
-NEW_ONE = "Make one with `openssl rand -hex 24`, set it as `new,old`, change it at the vendor, drop the old one."
+MAKE_ONE = "Make one with `openssl rand -hex 24`"
+NEW_ONE = f"{MAKE_ONE}, set it as `new,old`, change it at the vendor, drop the old one."
 
 
 def settings(survey: Survey) -> Iterator[Line]:
@@ -55,12 +56,13 @@ def secrets(told: Settings) -> Iterator[Line]:
 
 
 def _weakness(name: str, value: str) -> Iterator[Line]:
+    remedy = f"{MAKE_ONE}, set it and restart." if name == "OPS_TOKEN" else NEW_ONE  # it alone stands nowhere else
     if len(set(value.lower())) < DIFFERENT_ENOUGH or _repeats(value):
-        yield red("secrets", f"{name} repeats itself: it can be guessed", NEW_ONE)
+        yield red("secrets", f"{name} repeats itself: it can be guessed", remedy)
     elif GUESSED.search(value):
-        yield red("secrets", f"{name} looks like a placeholder: it can be guessed", NEW_ONE)
+        yield red("secrets", f"{name} looks like a placeholder: it can be guessed", remedy)
     elif len(value) < LONG_ENOUGH:
-        yield yellow("secrets", f"{name} has {len(value)} characters; {LONG_ENOUGH} or more are safe", NEW_ONE)
+        yield yellow("secrets", f"{name} has {len(value)} characters; {LONG_ENOUGH} or more are safe", remedy)
 
 
 def _repeats(value: str) -> bool:

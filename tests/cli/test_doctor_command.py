@@ -210,7 +210,7 @@ PLANTED: dict[str, tuple[Callable[[Site], Any], str, Colour, str, str]] = {
     ),
     "a secret that repeats itself": (
         lambda site: site.env.update(OPS_TOKEN="abcdefgh0123" * 3),
-        "secrets", R, "OPS_TOKEN repeats itself", "openssl rand -hex 24",
+        "secrets", R, "OPS_TOKEN repeats itself", "openssl rand -hex 24`, set it and restart.",
     ),
     "a short secret": (
         lambda site: site.env.update(ENCHARGE_WEBHOOK_SECRET="k9f2m4x7q1z8w3r6"),

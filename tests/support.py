@@ -267,7 +267,7 @@ class Service:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
-        eventually(lambda: not any(_runs(worker) for worker in workers))
+        eventually(lambda: not any(runs(worker) for worker in workers))
 
     def workers(self) -> list[psutil.Process]:
         """Return the processes that the master has started."""
@@ -290,7 +290,8 @@ class Service:
         self._output.close()
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
+    """Say whether a process is there and not dead."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 MANY = 32  # webhooks …
 WITHIN_SECONDS = 0.5  # … in so short a time are a crowd
+CALM_SECONDS = 0.15  # without another webhook, it has come in
 LONGEST_SECONDS = 3.0  # a crowd that goes on for longer is the usual load, for which no work may wait
 
 
@@ -33,7 +34,8 @@ class Crowd:
         """Say whether work should wait: a crowd is coming in, and has not gone on for long."""
         now = self._clock()
         with self._lock:
-            return self._dense(now) and now - self._since < LONGEST_SECONDS
+            coming = self._dense(now) and now - self._last[-1] < CALM_SECONDS
+            return coming and now - self._since < LONGEST_SECONDS
 
     def _dense(self, now: float) -> bool:
         return len(self._last) == MANY and now - self._last[0] < WITHIN_SECONDS

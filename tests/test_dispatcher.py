@@ -169,6 +169,7 @@ def test_while_a_crowd_comes_in_no_work_begins_and_no_request_waits_for_it(
     """They are written down and answered sooner, and are one batch then."""
     monkeypatch.setattr(crowd, "MANY", 1)
     monkeypatch.setattr(crowd, "WITHIN_SECONDS", 2 * LONG)
+    monkeypatch.setattr(crowd, "CALM_SECONDS", 2 * LONG)
     monkeypatch.setattr(crowd, "LONGEST_SECONDS", 2 * LONG)
     flow = Told()
     process = house.process(resolve=flow)

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv.parser import parse_stream
 
+from app.ids import LARGEST_ID
+
 VARIABLES = (
     "KOMMO_SUBDOMAIN",
     "KOMMO_DOMAIN",
@@ -68,7 +70,6 @@ ORTTO_ACCESS = ("ORTTO_API_KEY", "ORTTO_REGION", "ORTTO_API_URL")
 DOTENV = ".env"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SHORTEST_SECRET = 16
-LARGEST_ID = 2**63 - 1
 
 # Kubernetes puts these into every pod beside a Service whose name begins like our variables (`kommo-relay`).
 _KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | WORDS,
     "webhooks": ENTRANCE | {"addresses", "ids"},
-    "ops": ENTRANCE | {"moments"},
+    "ops": ENTRANCE | {"ids", "moments"},
     "cli": ENTRANCE
     | {
         "accounts",
@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flows": WORDS | {"clients", "mapping"},
     "retry": {"clients"},
     "clients": WORDS | {"addresses", "ids"},
-    "mapping": WORDS,
+    "mapping": WORDS | {"ids"},
     "journal": WORDS,
     "events": set(),
     "addresses": set(),
@@ -82,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "lease": set(),
     "moments": set(),
-    "settings": set(),
+    "settings": {"ids"},
     "logs": set(),
 }
 """What each part of app/ may import of the others; itself it may always."""

@@ -76,15 +76,17 @@ class EnchargeFlow:
             news = self._stages.refresh(batch, Lane.ENCHARGE)
         except ApiError as error:
             return skips | dict.fromkeys((job.id for job in batch), error)
-        doubtful = {job.id for job in batch if ledger.begun(job, EVENT)}
+        doubtful = [job for job in batch if ledger.begun(job, EVENT)]
         # The latest news of a person stands for the earlier ones.
         people = {item.email: encharge_person(item) for item in (news[job.id] for job in batch)}
-        failed = self._look_up(batch, news, ledger) if self._together else self._upsert(batch, news, people, ledger)
+        failed = (
+            self._look_up(doubtful, news, ledger) if self._together else self._upsert(batch, news, people, ledger)
+        )
         by_deal: dict[str, list[Job]] = defaultdict(list)
         for job in batch:
             by_deal[job.order_key].append(job)
         begun = self._begin([jobs[0] for jobs in by_deal.values() if jobs[0].id not in failed], ledger)
-        turn = _Turn(news, people, failed, doubtful, begun, ledger)
+        turn = _Turn(news, people, failed, {job.id for job in doubtful}, begun, ledger)
         results = skips
         for part in self._pool.map(lambda jobs: self._track(jobs, turn), by_deal.values()):
             results |= part
@@ -99,12 +101,11 @@ class EnchargeFlow:
             return set()
         return ledger.begin([(job, EVENT) for job in firsts if not ledger.finished(job, EVENT)])
 
-    def _look_up(self, batch: Sequence[Job], news: Mapping[int, StageNews], ledger: Ledger) -> dict[int, Result]:
+    def _look_up(self, doubtful: Sequence[Job], news: Mapping[int, StageNews], ledger: Ledger) -> dict[int, Result]:
         """Tick off the events that an earlier attempt may have recorded and did; return those that nobody can tell.
 
         Encharge shows no events, but the person tells the last one: it came in the same call.
         """
-        doubtful = [job for job in batch if ledger.begun(job, EVENT)]
         if not doubtful:
             return {}
         try:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.events import Kind, Source
+from app.ids import LARGEST_ID
 
 PLACEHOLDERS = (
     "email",
@@ -78,7 +79,7 @@ def _short(value: str) -> str:
 
 
 def _positive(value: int) -> int:
-    if not 0 < value < 2**63:
+    if not 0 < value <= LARGEST_ID:
         raise ValueError("must be an id, a whole number above 0")
     return value
 

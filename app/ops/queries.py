@@ -8,9 +8,9 @@ from typing import Any
 
 from app import moments
 from app.events import Source, State
+from app.ids import LARGEST_ID
 from app.journal import Search
 
-LARGEST_ID = 2**63 - 1
 PAGE = 50
 
 Reader = Callable[[str, float], dict[str, Any]]  # of what was written, now

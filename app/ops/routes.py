@@ -10,6 +10,7 @@ from flask import Blueprint, make_response, redirect, render_template, request, 
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound
 
+from app.ids import LARGEST_ID
 from app.journal import JournalError, Search
 from app.ops import queries
 from app.ops.access import guard
@@ -41,7 +42,7 @@ class Desk:
 
     def story(self, event_id: int) -> ResponseReturnValue:
         """Show the whole story of an event."""
-        known = event_id <= queries.LARGEST_ID
+        known = event_id <= LARGEST_ID
         model = self._page.story(event_id, now=self._clock(), replayed=_replayed()) if known else None
         if model is None:
             raise NotFound(f"There is no event {event_id}: it was forgotten, or never came.")

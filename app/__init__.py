@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import cast
 
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
@@ -15,26 +16,26 @@ from werkzeug.exceptions import HTTPException
 
 from app import logs, mapping, settings
 from app.alerts import Alerts
-from app.backfill import Audience, Backfill, Order, Upsert
+from app.backfill import Audience, Backfill, Order
 from app.cli import backfill, broadcasts, doctor, events, explain, reconcile, setup, stages, work
 from app.cli.desk import Desk
 from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
-from app.clients.encharge import ArticleEnchargeClient, EnchargeClient
-from app.clients.http import Observe, unobserved
+from app.clients.encharge import EnchargeClient
+from app.clients.http import Observe, Wire, unobserved
 from app.clients.kommo import KommoClient
-from app.clients.ortto import OrttoClient, Person
+from app.clients.platform import Platform, Teller, connect
 from app.clients.rehearsal import Rehearsal
 from app.clients.relay import RelayClient
 from app.clients.throttle import Priority, Throttle
 from app.dispatcher import Dispatcher
 from app.doctor import Doctor, Group, configuration, state, vendors
-from app.events import Lane, Source
+from app.events import Access, Lane, Source
 from app.explain import Explainer
 from app.flows import Flow
 from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import Considered, ResolveFlow
-from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, encharge_person, ortto_fields
+from app.flows.stage_changes import CurrentStages, EnchargeFlow, TellerFlow
 from app.guardian import Answers, Guardian
 from app.journal import Inspection, Journal, JournalError, inspect
 from app.lease import Lease, NoLease
@@ -49,8 +50,9 @@ from app.ops.metrics import Metrics
 from app.ops.page import Page
 from app.reconcile import Reconciler
 from app.rounds import Rounds
-from app.settings import ENCHARGE_ACCESS, KOMMO_ACCESS, ORTTO_ACCESS, Settings, SettingsError, Survey
-from app.webhooks import encharge, kommo, ortto, routes
+from app.settings import ACCESS, Settings, SettingsError, Survey
+from app.webhooks import kommo, routes
+from app.webhooks.readers import reader
 from app.webhooks.routes import Receiver, Route
 
 __version__ = "0.1.0"
@@ -211,13 +213,18 @@ def make_chores(
 
 @dataclass(frozen=True)
 class Clients:
-    """A client of each vendor; None: that one is off. Kommo's share its limit by how much their calls hurry."""
+    """A client of each vendor that is on. Kommo's share its limit by how much their calls hurry."""
 
     kommo: KommoClient  # tasks: somebody waits for them
     reader: KommoClient  # what stage changes need to know
     backfill: KommoClient  # what nobody waits for
-    encharge: EnchargeClient | None
-    ortto: OrttoClient | None
+    platforms: Mapping[Source, Platform]
+
+    @property
+    def encharge(self) -> EnchargeClient | None:
+        """Return Encharge's, None if it is off."""
+        found = self.platforms.get(Source.ENCHARGE)
+        return found if isinstance(found, EnchargeClient) else None
 
 
 def make_clients(
@@ -232,57 +239,27 @@ def make_clients(
     `observe` hears of every call.
     """
     budget = partial(Throttle, journal, "kommo", told.kommo_rate_limit)
+
+    def wire(lane: Lane) -> Wire:
+        return Wire(may_write=leases[lane].holds, observe=observe, rehearsal=rehearsal)
+
     tasks, stages, rest = map(budget, (Priority.TASKS, Priority.STAGES, Priority.BACKFILL))
     crm = KommoClient(
         told.kommo_api_url,
         told.kommo_access_token,
         throttle=tasks.wait,
         refused=tasks.refused,
-        may_write=leases[Lane.KOMMO].holds,
-        observe=observe,
-        rehearsal=rehearsal,
+        **wire(Lane.KOMMO),
     )
     return Clients(
         kommo=crm,
         reader=crm.paced(stages.wait, stages.refused),
         backfill=crm.paced(rest.wait, rest.refused),
-        encharge=make_encharge_client(told, leases[Lane.ENCHARGE].holds, observe, rehearsal),
-        ortto=make_ortto_client(told, leases[Lane.ORTTO].holds, observe, rehearsal),
-    )
-
-
-def make_encharge_client(
-    told: Settings,
-    may_write: Callable[[], bool],
-    observe: Observe = unobserved,
-    rehearsal: Rehearsal | None = None,
-) -> EnchargeClient | None:
-    """Return Encharge's client, None if Encharge is off."""
-    if not told.encharge_api_key:
-        return None
-    flavour = ArticleEnchargeClient if told.encharge_dialect == "article" else EnchargeClient
-    return flavour(
-        told.encharge_api_url,
-        told.encharge_ingest_url,
-        told.encharge_api_key,
-        told.encharge_write_key,
-        may_write=may_write,
-        observe=observe,
-        rehearsal=rehearsal,
-    )
-
-
-def make_ortto_client(
-    told: Settings,
-    may_write: Callable[[], bool],
-    observe: Observe = unobserved,
-    rehearsal: Rehearsal | None = None,
-) -> OrttoClient | None:
-    """Return Ortto's client, None if Ortto is off."""
-    if not told.ortto_api_key:
-        return None
-    return OrttoClient(
-        told.ortto_api_url, told.ortto_api_key, may_write=may_write, observe=observe, rehearsal=rehearsal
+        platforms={
+            platform: client
+            for platform, access in told.platforms.items()
+            if (client := connect(platform, access, **wire(Lane(platform))))
+        },
     )
 
 
@@ -290,16 +267,17 @@ def make_desk(survey: Survey, rehearsal: Rehearsal | None = None) -> Desk:
     """Return what the commands that help to configure work with; a person waits for it, so it needs no lease."""
     told = survey.settings
     logs.configure(told.log_level, told.log_format, make_veil(told))
-    kommo_client, encharge_client, ortto_client = None, None, None
-    if not survey.faults_of(KOMMO_ACCESS):
+    kommo_client = None
+    if not survey.faults_of(ACCESS[Source.KOMMO]):
         # Without a journal the limit cannot be shared: never a second call within its share of a second.
         pause = partial(time.sleep, 1 / told.kommo_rate_limit)
         kommo_client = KommoClient(told.kommo_api_url, told.kommo_access_token, throttle=pause, rehearsal=rehearsal)
-    if not survey.faults_of(ENCHARGE_ACCESS):
-        encharge_client = make_encharge_client(told, NoLease().holds, rehearsal=rehearsal)
-    if not survey.faults_of(ORTTO_ACCESS):
-        ortto_client = make_ortto_client(told, NoLease().holds, rehearsal=rehearsal)
-    return Desk(survey, kommo_client, encharge_client, ortto_client)
+    platforms = {
+        platform: client
+        for platform, access in told.platforms.items()
+        if not survey.faults_of(ACCESS[platform]) and (client := connect(platform, access, rehearsal=rehearsal))
+    }
+    return Desk(survey, kommo_client, platforms)
 
 
 def make_doctor(survey: Survey) -> Doctor:
@@ -325,11 +303,11 @@ def make_doctor(survey: Survey) -> Doctor:
     if isinstance(journal, Journal):
         groups["jobs"] = partial(state.work, journal, overdue=told.overdue_minutes * 60.0)
     groups["kommo"] = lambda: vendors.kommo(crm, told, rules)
-    if told.encharge_api_key or survey.faults_of(ENCHARGE_ACCESS):
-        groups["encharge"] = lambda: vendors.encharge(desk.encharge, rules)
-        groups["encharge events"] = lambda: state.ingest(journal, on=ingests)
-    if told.ortto_api_key or survey.faults_of(ORTTO_ACCESS):
-        groups["ortto"] = lambda: vendors.ortto(desk.ortto, rules)
+    for platform, access in told.platforms.items():
+        if access.api_key or survey.faults_of(ACCESS[platform]):
+            groups[platform] = partial(vendors.platform, platform, desk.platforms.get(platform), rules)
+            if platform == Source.ENCHARGE:
+                groups["encharge events"] = lambda: state.ingest(journal, on=ingests)
     relay = RelayClient(told.public_url, secret) if told.public_url and secret else None
     groups["public url"] = lambda: vendors.public_url(told.public_url, relay)
     close = journal.close if isinstance(journal, Journal) else lambda: None
@@ -363,26 +341,16 @@ def make_flows(
     """Return each lane's vendor and flow; a destination without a client has no lane."""
     current = CurrentStages(clients.reader, rules)
     flows: dict[Lane, tuple[str, Flow]] = {Lane.KOMMO: ("kommo", EmailActivityFlow(clients.kommo))}
-    if clients.encharge:
-        flows[Lane.ENCHARGE] = (
-            "encharge",
-            EnchargeFlow(
-                clients.encharge,
-                current,
-                by_tag=told.encharge_events == "tag",
-                latest_only=Lane.ENCHARGE in rules.latest_only,
-            ),
-        )
-    if clients.ortto:
-        flows[Lane.ORTTO] = (
-            "ortto",
-            OrttoFlow(clients.ortto, current, latest_only=Lane.ORTTO in rules.latest_only),
-        )
-    people = {
-        source: client.find_people
-        for source, client in ((Source.ENCHARGE, clients.encharge), (Source.ORTTO, clients.ortto))
-        if client
-    }
+    for platform, client in clients.platforms.items():
+        latest_only = platform in rules.latest_only
+        flow: Flow
+        if isinstance(client, EnchargeClient):  # which takes one event a call, and does not know a repeat
+            by_tag = told.encharge_events == "tag"
+            flow = EnchargeFlow(client, current, by_tag=by_tag, latest_only=latest_only)
+        else:
+            flow = TellerFlow(Lane(platform), cast(Teller, client), current, latest_only=latest_only)
+        flows[Lane(platform)] = (platform.value, flow)
+    people = {platform: client.find_people for platform, client in clients.platforms.items()}
     resolve = ResolveFlow(clients.reader, rules, list(flows), people, consider=consider)
     return {Lane.RESOLVE: ("kommo", resolve), **flows}
 
@@ -410,42 +378,27 @@ def make_explainer(parts: Parts) -> Explainer:
 def make_backfill(parts: Parts, order: Order, audience: Audience) -> Backfill:
     """Return a walk through Kommo's deals; what it writes may be written twice, so it needs no lease."""
     clients = make_clients(parts.told, parts.journal, dict.fromkeys(Lane, NoLease()))
-    upserts: dict[Lane, Upsert] = {}
-    if in_encharge := clients.encharge:
-        upserts[Lane.ENCHARGE] = lambda news: in_encharge.upsert_people([encharge_person(item) for item in news])
-    if in_ortto := clients.ortto:
-        upserts[Lane.ORTTO] = lambda news: in_ortto.merge_people(
-            [Person(item.email, ortto_fields(item)) for item in news]
-        )
+    upserts = {Lane(platform): client.upsert for platform, client in clients.platforms.items()}
     return Backfill(clients.backfill, parts.rules, parts.journal, upserts, order, audience)
 
 
 def make_routes(told: Settings) -> dict[Source, Route]:
     """Return each vendor's way in."""
     account = told.kommo_subdomain
-    return {
-        route.source: route
-        for route in (
-            Route(
-                Source.KOMMO,
-                told.kommo_webhook_secrets,
-                lambda webhook, now, event: kommo.read(webhook, now=now, subdomain=account),
-                "KOMMO_WEBHOOK_SECRET",
-            ),
-            Route(
-                Source.ENCHARGE,
-                told.encharge_webhook_secrets,
-                lambda webhook, now, event: encharge.read(webhook, now=now, event=event),
-                "ENCHARGE_WEBHOOK_SECRET",
-            ),
-            Route(
-                Source.ORTTO,
-                told.ortto_webhook_secrets,
-                lambda webhook, now, event: ortto.read(webhook, now=now, event=event),
-                "ORTTO_WEBHOOK_SECRET",
-            ),
-        )
+    from_kommo = Route(
+        Source.KOMMO,
+        told.kommo_webhook_secrets,
+        lambda webhook, now, event: kommo.read(webhook, now=now, subdomain=account),
+    )
+    return {Source.KOMMO: from_kommo} | {
+        platform: make_route(platform, access) for platform, access in told.platforms.items()
     }
+
+
+def make_route(platform: Source, access: Access) -> Route:
+    """Return the way in of an email platform."""
+    read = reader(platform).read
+    return Route(platform, access.webhook_secrets, lambda webhook, now, event: read(webhook, now=now, event=event))
 
 
 def make_page(told: Settings, rules: Rules, flows: Mapping[Lane, tuple[str, Flow]], journal: Journal) -> Page:

@@ -9,9 +9,10 @@ from enum import StrEnum
 
 from app.clients import encharge, ortto
 from app.clients.fields import ACTIVITY, Field
+from app.events import Source
 from app.mapping import CRM_STAGE_CHANGED, Rules
 
-KOMMO, ENCHARGE, ORTTO = "kommo", "encharge", "ortto"
+KOMMO, ENCHARGE, ORTTO = Source.KOMMO, Source.ENCHARGE, Source.ORTTO
 TEXTS = ("text", "textarea")  # Kommo's types that take any text
 CHOICES = ("select", "radiobutton")  # those that take the words of their options
 DEAL_FIELDS = {"KOMMO_CF_EMAIL_ACTIVITY": "Last email activity", "KOMMO_CF_EMAIL_STATUS": "Email status"}
@@ -101,11 +102,9 @@ def encharge_needs(rules: Rules | None) -> list[Need]:
     """Return the person's fields at Encharge. Without rules: ours alone."""
     own = [Need(ENCHARGE, name, title, ("string", "any"), kind="string") for name, title in ENCHARGE_FIELDS.items()]
     mapped = [
-        Need(
-            ENCHARGE, row.encharge, _title(row.encharge), kind="number" if row.source == "lead.price" else "string"
-        )
+        Need(ENCHARGE, name, _title(name), kind="number" if row.source == "lead.price" else "string")
         for row in (rules.fields if rules else ())
-        if row.encharge
+        if (name := row.target(Source.ENCHARGE))
     ]
     return own + mapped
 
@@ -113,8 +112,11 @@ def encharge_needs(rules: Rules | None) -> list[Need]:
 def ortto_needs(rules: Rules | None) -> list[Need]:
     """Return the person's fields and the activities at Ortto. Without rules: ours alone."""
     own = [Need(ORTTO, field_id, name, kind="text") for field_id, name in ORTTO_FIELDS.items()]
-    mapped = [_mapped(row.ortto, row.source) for row in (rules.fields if rules else ()) if row.ortto]
-    activities = [stage.ortto for stage in rules.stages if stage.ortto] if rules else [CRM_STAGE_CHANGED]
+    mapped = [
+        _mapped(name, row.source) for row in (rules.fields if rules else ()) if (name := row.target(Source.ORTTO))
+    ]
+    told = [stage.events.get(Source.ORTTO) for stage in rules.stages] if rules else [CRM_STAGE_CHANGED]
+    activities = filter(None, told)
     return [*own, *mapped, *(need for one in dict.fromkeys(activities) for need in _activity(one))]
 
 

@@ -25,12 +25,14 @@ ADDRESSES = {
 
 def advice(error: ApiError) -> str:
     """Return what a vendor said, and what to do if it is about the key, the rights or the plan."""
+    key = f"{error.vendor.upper()}_API_KEY"
     if error.status == HTTPStatus.UNAUTHORIZED:
-        return f"{error}: {KEY_REFUSED[error.vendor]}"
+        return f"{error}: {KEY_REFUSED.get(error.vendor, f'check {key}.')}"
     if error.status == HTTPStatus.FORBIDDEN and error.fault == Fault.LOCKED_OUT:
-        return f"{error}: {RIGHTS_LACKING[error.vendor]}"
+        return f"{error}: {RIGHTS_LACKING.get(error.vendor, f'{key} lacks the right.')}"
     if error.status == HTTPStatus.PAYMENT_REQUIRED:
         return f"{error}: the account at {error.vendor.title()} must be paid first."
     if error.fault == Fault.LOCKED_OUT:
-        return f"{error}: the address may be wrong; see {ADDRESSES[error.vendor]}."
+        address = ADDRESSES.get(error.vendor, f"{error.vendor.upper()}_API_URL")
+        return f"{error}: the address may be wrong; see {address}."
     return f"{error}."

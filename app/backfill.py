@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from app.clients.errors import ApiError, Fault
 from app.clients.kommo import Choice, KommoClient
 from app.events import (
+    PLATFORMS,
     Company,
     Contact,
     Context,
@@ -200,7 +201,10 @@ class Backfill:
         Waits out a vendor that is down. Raises BackfillError and JournalError; what was done until then is noted.
         """
         if not self._upserts:
-            raise BackfillError("Neither Encharge nor Ortto is on: set ENCHARGE_API_KEY or ORTTO_API_KEY.")
+            raise BackfillError(
+                f"Neither {' nor '.join(map(str.title, PLATFORMS))} is on: "
+                f"set {' or '.join(f'{platform.name}_API_KEY' for platform in PLATFORMS)}."
+            )
         noted = None if restart or self._order.dry_run else self._journal.bookmark(self._key)
         if noted:
             self.place = _place.validate_json(noted)
@@ -342,7 +346,7 @@ class Backfill:
 
     def _is_told(self, lead: Lead, lane: Lane) -> bool:
         stage = self._rules.stage(lead.pipeline_id, lead.status_id)
-        return bool(stage and (stage.encharge if lane == Lane.ENCHARGE else stage.ortto))
+        return bool(stage and stage.events.get(Source(lane)))
 
     def _contacts(self, leads: Sequence[Lead]) -> tuple[dict[int, Contact], dict[int, ApiError]]:
         """Return the deals' main contacts, and why Kommo does not read some."""

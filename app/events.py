@@ -12,11 +12,14 @@ from typing import Any
 
 
 class Source(StrEnum):
-    """Who sent the webhook."""
+    """Who sent the webhook: Kommo, or one of the email platforms. A further platform is a line here."""
 
     KOMMO = "kommo"
     ENCHARGE = "encharge"
     ORTTO = "ortto"
+
+
+PLATFORMS = tuple(source for source in Source if source is not Source.KOMMO)
 
 
 class Kind(StrEnum):
@@ -33,11 +36,12 @@ class Kind(StrEnum):
 
 
 class Lane(StrEnum):
-    """Where a job waits to be carried out."""
+    """Where a job waits to be carried out: each platform has a lane of its name."""
 
+    _ignore_ = "platform"
     RESOLVE = "resolve"  # reads Kommo: which deal, which person, which fields
-    ENCHARGE = "encharge"
-    ORTTO = "ortto"
+    for platform in PLATFORMS:
+        vars()[platform.name] = platform.value
     KOMMO = "kommo"
 
 
@@ -134,6 +138,16 @@ class Event:
     def moment(self) -> float:
         """When it happened, as well as we know: stable over retries."""
         return self.occurred_at or self.received_at
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a platform is reached, and its webhooks' secrets. No key: it is off. `more`: settings of its own."""
+
+    api_key: str | None = field(repr=False)
+    webhook_secrets: tuple[str, ...] = field(repr=False)
+    api_url: str | None = None  # None: where the vendor has it
+    more: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -341,6 +355,15 @@ class Response:
 
 
 Plan = StageNews | Response
+
+
+@dataclass(frozen=True)
+class Told:
+    """A stage change as a platform is told of it; a repeat of the same `key` is the same change."""
+
+    news: StageNews
+    key: str
+    at: float  # when it happened
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,15 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.events import Source
+
 SHORTEST_HIDDEN = 6  # what is shorter is a word
 _LOCAL = r"[^\s@\"<>(),;:\[\]\\]"  # rather too much is masked than too little
 _HOST = r"[\w.-]*"  # it may be cut off
 EMAIL = re.compile(rf'(?:"[^"@\n]*"|(?<!{_LOCAL}){_LOCAL}++)@{_HOST}')
 ENCODED_EMAIL = re.compile(rf"(?<!{_LOCAL})(?:(?!%40){_LOCAL})++%40{_HOST}")
 FIRST = re.compile(r"\W*\w?")
-WEBHOOK_PATH = re.compile(r"(/webhooks/(?:kommo/stage|kommo|encharge|ortto))[/?](?!<)[^\s\"'<>)]*")
+WEBHOOK_PATH = re.compile(rf"(/webhooks/(?:kommo/stage|{'|'.join(Source)}))[/?](?!<)[^\s\"'<>)]*")
 QUERY = re.compile(r"([A-Z]+ /[^\s?\"]*)\?[^\s\"]*")  # of a request line in an access log
 # What a terminal obeys, and what some readers of logs take for the end of a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")

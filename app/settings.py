@@ -12,7 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv.parser import parse_stream
 
+from app.events import PLATFORMS, Access, Source
 from app.ids import LARGEST_ID
+
+OTHERS = tuple(platform for platform in PLATFORMS if platform not in (Source.ENCHARGE, Source.ORTTO))
+"""The platforms without settings of their own: a key, a secret and an address, named after them."""
 
 VARIABLES = (
     "KOMMO_SUBDOMAIN",
@@ -34,6 +38,7 @@ VARIABLES = (
     "ORTTO_WEBHOOK_SECRET",
     "ORTTO_REGION",
     "ORTTO_API_URL",
+    *(f"{platform.name}_{rest}" for platform in OTHERS for rest in ("API_KEY", "WEBHOOK_SECRET", "API_URL")),
     "DATABASE_URL",
     "MAPPING_FILE",
     "OPS_TOKEN",
@@ -65,6 +70,12 @@ ORTTO_HOSTS = {
 KOMMO_ACCESS = ("KOMMO_SUBDOMAIN", "KOMMO_DOMAIN", "KOMMO_API_URL", "KOMMO_ACCESS_TOKEN", "KOMMO_RATE_LIMIT")
 ENCHARGE_ACCESS = ("ENCHARGE_API_KEY", "ENCHARGE_DIALECT", "ENCHARGE_API_URL")
 ORTTO_ACCESS = ("ORTTO_API_KEY", "ORTTO_REGION", "ORTTO_API_URL")
+ACCESS: Mapping[Source, tuple[str, ...]] = {
+    Source.KOMMO: KOMMO_ACCESS,
+    Source.ENCHARGE: ENCHARGE_ACCESS,
+    Source.ORTTO: ORTTO_ACCESS,
+    **{platform: (f"{platform.name}_API_KEY", f"{platform.name}_API_URL") for platform in OTHERS},
+}
 """What must be right before a vendor's API can be called."""
 
 DOTENV = ".env"
@@ -135,6 +146,23 @@ class Settings:
     web_threads: int
     web_host: str
     web_port: int
+    others: Mapping[Source, Access] = field(default_factory=dict)
+
+    @property
+    def platforms(self) -> Mapping[Source, Access]:
+        """Return how each platform is reached, those that are off too."""
+        more = {
+            "dialect": self.encharge_dialect,
+            "ingest_url": self.encharge_ingest_url,
+            "write_key": self.encharge_write_key or "",
+        }
+        return {
+            Source.ENCHARGE: Access(
+                self.encharge_api_key, self.encharge_webhook_secrets, self.encharge_api_url, more
+            ),
+            Source.ORTTO: Access(self.ortto_api_key, self.ortto_webhook_secrets, self.ortto_api_url),
+            **self.others,
+        }
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -144,11 +172,8 @@ class Settings:
         values = (
             self.kommo_access_token,
             *self.kommo_webhook_secrets,
-            self.encharge_api_key,
             self.encharge_write_key,
-            *self.encharge_webhook_secrets,
-            self.ortto_api_key,
-            *self.ortto_webhook_secrets,
+            *(secret for access in self.platforms.values() for secret in (access.api_key, *access.webhook_secrets)),
             self.ops_token,
             *passwords,
             *map(unquote, passwords),
@@ -231,7 +256,6 @@ def _dotenv(path: Path) -> dict[str, str]:
 
 def _read(reader: _Reader) -> Settings:
     api_url, subdomain = _kommo(reader)
-    encharge_on, ortto_on = reader.has("ENCHARGE_API_KEY"), reader.has("ORTTO_API_KEY")
     settings = Settings(
         kommo_api_url=api_url,
         kommo_subdomain=subdomain,
@@ -265,12 +289,13 @@ def _read(reader: _Reader) -> Settings:
         web_threads=reader.whole("WEB_THREADS", 32, lowest=4),
         web_host=reader.text("HOST", "0.0.0.0"),  # noqa: S104  # a container is reached from outside
         web_port=_port(reader),
+        others={platform: _access(reader, platform.name) for platform in OTHERS},
     )
-    _require(reader, encharge_on, ortto_on, settings)
+    _require(reader, settings)
     return settings
 
 
-def _require(reader: _Reader, encharge_on: bool, ortto_on: bool, settings: Settings) -> None:
+def _require(reader: _Reader, settings: Settings) -> None:
     """Ask for what other settings make necessary."""
     if not reader.has("KOMMO_ACCESS_TOKEN"):
         reader.fault(
@@ -282,12 +307,13 @@ def _require(reader: _Reader, encharge_on: bool, ortto_on: bool, settings: Setti
             f"KOMMO_WEBHOOK_SECRET is not set: {_MAKE_ONE} and end the webhook's URL in Kommo with it, "
             "/webhooks/kommo/<secret>; or let `flask setup --write-env` do both."
         )
-    for vendor, on in (("ENCHARGE", encharge_on), ("ORTTO", ortto_on)):
-        if on and not reader.has(f"{vendor}_WEBHOOK_SECRET"):
+    for vendor in (platform.name for platform in PLATFORMS):
+        if reader.has(f"{vendor}_API_KEY") and not reader.has(f"{vendor}_WEBHOOK_SECRET"):
             reader.fault(
                 f"{vendor}_WEBHOOK_SECRET is not set, but {vendor}_API_KEY is: {_MAKE_ONE} and send it along "
                 f"with {vendor.title()}'s webhooks; or let `flask setup --write-env` make it and say where it goes."
             )
+    encharge_on = reader.has("ENCHARGE_API_KEY")
     if reader.has("ENCHARGE_WRITE_KEY") and not encharge_on:
         reader.fault(
             "ENCHARGE_WRITE_KEY is set, but ENCHARGE_API_KEY is not: set both, or neither to leave Encharge off."
@@ -298,6 +324,15 @@ def _require(reader: _Reader, encharge_on: bool, ortto_on: bool, settings: Setti
             "ENCHARGE_WRITE_KEY is not set, but ENCHARGE_API_KEY is: events go through the Ingest API, which wants "
             "the write key. Set it, or set ENCHARGE_EVENTS=tag if your plan has no API events."
         )
+
+
+def _access(reader: _Reader, vendor: str) -> Access:
+    url = f"{vendor}_API_URL"
+    return Access(
+        reader.token(f"{vendor}_API_KEY"),
+        reader.secrets(f"{vendor}_WEBHOOK_SECRET"),
+        reader.url(url, "") if reader.has(url) else None,
+    )
 
 
 def _kommo(reader: _Reader) -> tuple[str, str | None]:
@@ -494,7 +529,7 @@ class _Reader:
     def refuse_strangers(self) -> None:
         """Refuse variables that look like ours and are not: a typo must not pass in silence."""
         for name in sorted(self._values):
-            ours = name in VARIABLES or not name.startswith(("KOMMO_", "ENCHARGE_", "ORTTO_"))
+            ours = name in VARIABLES or not name.startswith(tuple(f"{source.name}_" for source in Source))
             if ours or _KUBERNETES.search(name):
                 continue
             near = difflib.get_close_matches(name, VARIABLES, n=1)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
+from typing import cast
 
 from app import accounts, guardian
 from app.accounts import Finding, Need, Standing
@@ -16,6 +17,8 @@ from app.clients.errors import ApiError, Fault
 from app.clients.fields import ACTIVITY, Field
 from app.clients.kommo import KommoClient
 from app.clients.ortto import OrttoClient
+from app.clients.platform import Platform, Teller
+from app.events import Source
 from app.guardian import Remedy
 from app.mapping import Rules
 
@@ -81,28 +84,29 @@ def kommo_work(
     return work
 
 
-def encharge_work(encharge: EnchargeClient, rules: Rules | None) -> Work:
-    """Look at Encharge: the person's fields."""
-    work = Work(accounts.ENCHARGE)
+def platform_work(name: Source, client: Platform, rules: Rules | None) -> Work:
+    """Look at an email platform: the person's fields, and what else its events need."""
+    work = Work(name)
     with work.trying():
-        for finding in accounts.findings(accounts.encharge_needs(rules), encharge.person_fields()):
-            _sort_in(work, finding, partial(_make_encharge_field, encharge, finding.need))
+        if isinstance(client, EnchargeClient):
+            for finding in accounts.findings(accounts.encharge_needs(rules), client.person_fields()):
+                _sort_in(work, finding, partial(_make_encharge_field, client, finding.need))
+        elif isinstance(client, OrttoClient):
+            _sort_in_ortto(work, client, rules)
+        else:
+            work.there.append(f"account: {cast(Teller, client).check()}")
     return work
 
 
-def ortto_work(ortto: OrttoClient, rules: Rules | None) -> Work:
-    """Look at Ortto: the person's fields and the activities."""
-    work = Work(accounts.ORTTO)
+def _sort_in_ortto(work: Work, ortto: OrttoClient, rules: Rules | None) -> None:
     needs = accounts.ortto_needs(rules)
-    with work.trying():
-        for finding in accounts.findings(needs, ortto.schema()):
-            need = finding.need
-            if need.kind == ACTIVITY:
-                parts = [need, *(part for part in needs if part.of == need.id)]
-                _sort_in(work, finding, partial(_make_activity, ortto, parts))
-            else:
-                _sort_in(work, finding, partial(_make_ortto_field, ortto, need))
-    return work
+    for finding in accounts.findings(needs, ortto.schema()):
+        need = finding.need
+        if need.kind == ACTIVITY:
+            parts = [need, *(part for part in needs if part.of == need.id)]
+            _sort_in(work, finding, partial(_make_activity, ortto, parts))
+        else:
+            _sort_in(work, finding, partial(_make_ortto_field, ortto, need))
 
 
 def carry_out(work: Work, hear: Callable[[str, str], None]) -> dict[str, str]:

@@ -19,11 +19,10 @@ from support import NEGOTIATION, PIPELINE, PROPOSAL_SENT, QUALIFIED, ROOT, arriv
 
 from app import mapping
 from app.backfill import UNDER_WAY, Backfill, BackfillError, Order, Place, Tally, Upsert
-from app.clients.ortto import Person
 from app.events import LOST, WON, Lane, StageChange, StageNews, stage_repeat
 from app.flows import Flow
 from app.flows.resolve import ResolveFlow
-from app.flows.stage_changes import CurrentStages, EnchargeFlow, OrttoFlow, encharge_person, ortto_fields
+from app.flows.stage_changes import CurrentStages, EnchargeFlow, TellerFlow
 from app.journal import Journal
 from app.mapping import Rules
 from sandbox.town import Town
@@ -66,13 +65,7 @@ class Scene:
 
     def fresh_upserts(self) -> dict[Lane, Upsert]:
         """Return the writes to both platforms, as the service makes them."""
-        in_encharge, in_ortto = encharge_client(self.town), ortto_client(self.town)
-        return {
-            Lane.ENCHARGE: lambda news: in_encharge.upsert_people([encharge_person(item) for item in news]),
-            Lane.ORTTO: lambda news: in_ortto.merge_people(
-                [Person(item.email, ortto_fields(item)) for item in news]
-            ),
-        }
+        return {Lane.ENCHARGE: encharge_client(self.town).upsert, Lane.ORTTO: ortto_client(self.town).upsert}
 
     def walk(self, *, restart: bool = False, key: str = "backfill:test", **order: Any) -> Tally:
         """Walk to the end."""
@@ -572,7 +565,7 @@ def deliver_all(scene: Scene) -> None:
     lanes: dict[Lane, Flow] = {
         Lane.RESOLVE: ResolveFlow(kommo, scene.rules, list(scene.upserts)),
         Lane.ENCHARGE: EnchargeFlow(encharge_client(scene.town), stages),
-        Lane.ORTTO: OrttoFlow(ortto_client(scene.town), stages),
+        Lane.ORTTO: TellerFlow(Lane.ORTTO, ortto_client(scene.town), stages),
     }
     for lane, flow in lanes.items():
         while desk.carry(flow, lane):

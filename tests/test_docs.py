@@ -187,9 +187,13 @@ def test_the_example_of_a_mapping_file_loads_and_does_what_its_comments_say(tmp_
     path = tmp_path / "mapping.yaml"
     path.write_text(block, encoding="utf-8")
     rules = mapping.load(path, {"KOMMO_CF_EMAIL_ACTIVITY": None, "KOMMO_CF_EMAIL_STATUS": None})
-    assert [(stage.name, stage.label, stage.encharge, stage.ortto) for stage in rules.stages] == [
-        ("qualified", "Qualification", "deal_moved_to_qualified", "act:cm:crm-stage-changed"),
-        ("won", "won", "deal_moved_to_won", None),
+    assert [(stage.name, stage.label, stage.events) for stage in rules.stages] == [
+        (
+            "qualified",
+            "Qualification",
+            {"encharge": "deal_moved_to_qualified", "ortto": "act:cm:crm-stage-changed"},
+        ),
+        ("won", "won", {"encharge": "deal_moved_to_won"}),
     ]
 
 

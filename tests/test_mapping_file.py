@@ -552,6 +552,11 @@ def test_these_are_right(tmp_path: Path, content: str) -> None:
     load(path, VARIABLES)
 
 
+def told(encharge: str | None = None, ortto: str | None = None) -> dict[str, str]:
+    """Return what the platforms call a stage's event."""
+    return {name: event for name, event in (("encharge", encharge), ("ortto", ortto)) if event}
+
+
 def test_what_is_left_out_of_a_stage_has_a_default(tmp_path: Path) -> None:
     path = tmp_path / "mapping.yaml"
     path.write_text(
@@ -562,9 +567,9 @@ def test_what_is_left_out_of_a_stage_has_a_default(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert load(path, VARIABLES).stages == (
-        Stage("demo", "demo", "deal_moved_to_demo", "act:cm:crm-stage-changed", 5, None),
-        Stage("demo", "Демо", "demo", "act:cm:demo", 6, 7),
-        Stage("demo", "demo", None, None, 8, None),
+        Stage("demo", "demo", told("deal_moved_to_demo", "act:cm:crm-stage-changed"), 5, None),
+        Stage("demo", "Демо", told("demo", "act:cm:demo"), 6, 7),
+        Stage("demo", "demo", told(), 8, None),
     )
 
 
@@ -572,11 +577,11 @@ def test_the_shipped_file_has_the_stages_and_fields_of_the_example_account() -> 
     rules = load(SHIPPED, VARIABLES)
     changed = "act:cm:crm-stage-changed"
     assert rules.stages == (
-        Stage("qualified", "Qualification", "deal_moved_to_qualified", changed, 61000102, 7100010),
-        Stage("proposal_sent", "Proposal sent", "deal_moved_to_proposal_sent", changed, 61000103, 7100010),
-        Stage("negotiation", "Negotiation", "deal_moved_to_negotiation", changed, 61000104, 7100010),
-        Stage("won", "Won", "deal_moved_to_won", changed, 142, None),
-        Stage("lost", "Lost", "deal_moved_to_lost", changed, 143, None),
+        Stage("qualified", "Qualification", told("deal_moved_to_qualified", changed), 61000102, 7100010),
+        Stage("proposal_sent", "Proposal sent", told("deal_moved_to_proposal_sent", changed), 61000103, 7100010),
+        Stage("negotiation", "Negotiation", told("deal_moved_to_negotiation", changed), 61000104, 7100010),
+        Stage("won", "Won", told("deal_moved_to_won", changed), 142, None),
+        Stage("lost", "Lost", told("deal_moved_to_lost", changed), 143, None),
     )
     assert [(field.source, field.encharge, field.ortto) for field in rules.fields] == [
         ("contact.POSITION", "jobTitle", "str:cm:job-title"),
@@ -592,5 +597,5 @@ def test_the_commented_examples_of_the_shipped_file_are_right_too(tmp_path: Path
     path = tmp_path / "mapping.yaml"
     path.write_text(text.replace(example, example.replace("  # ", "  ")), encoding="utf-8")
     assert load(path, VARIABLES).stages[-1] == Stage(
-        "qualified", "Квалификация", "deal_moved_to_qualified", "act:cm:crm-stage-changed", 61000202, 7100020
+        "qualified", "Квалификация", told("deal_moved_to_qualified", "act:cm:crm-stage-changed"), 61000202, 7100020
     )

@@ -32,7 +32,7 @@ from app.events import Event, Lane
 from app.flows import Flow
 from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import ResolveFlow
-from app.flows.stage_changes import FOUND, SENT_AGAIN, CurrentStages, EnchargeFlow, OrttoFlow
+from app.flows.stage_changes import FOUND, SENT_AGAIN, CurrentStages, EnchargeFlow, TellerFlow
 from app.journal import Journal
 from app.mapping import Rules
 from sandbox.town import Town
@@ -237,7 +237,7 @@ def running(database_url: str, town: Town, rules: Rules, clock: Clock, plot: Plo
         Lane.RESOLVE: ("kommo", ResolveFlow(kommo, rules, (Lane.ENCHARGE, Lane.ORTTO), clock=clock)),
         Lane.KOMMO: ("kommo", EmailActivityFlow(kommo, clock)),
         Lane.ENCHARGE: ("encharge", EnchargeFlow(encharge_client(town), stages)),
-        Lane.ORTTO: ("ortto", OrttoFlow(ortto_client(town), stages)),
+        Lane.ORTTO: ("ortto", TellerFlow(Lane.ORTTO, ortto_client(town), stages)),
     }
     made = Dispatcher(journal, flows, places=1, retention=86_400.0, clock=clock)
     made.start()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.clients.encharge import EnchargeClient
 from app.clients.kommo import KommoClient
-from app.clients.ortto import OrttoClient
+from app.clients.platform import Platform
+from app.events import Source
 from app.settings import Survey
 
 
@@ -14,10 +15,10 @@ from app.settings import Survey
 class Desk:
     """The settings as far as they could be read, and a client of each vendor that can be called with them.
 
-    None: it is off, or `survey.faults_of` its access says why it cannot be called. No journal is opened for it.
+    None, or missing: it is off, or `survey.faults_of` its access says why it cannot be called. No journal is opened
+    for it.
     """
 
     survey: Survey
     kommo: KommoClient | None
-    encharge: EnchargeClient | None
-    ortto: OrttoClient | None
+    platforms: Mapping[Source, Platform]

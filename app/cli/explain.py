@@ -15,6 +15,7 @@ from app.cli.options import as_time
 from app.clients.errors import ApiError
 from app.clients.rehearsal import WireCall
 from app.events import (
+    PLATFORMS,
     Action,
     Contact,
     Context,
@@ -157,6 +158,12 @@ def _of_email(explainer: Explainer, email: str, options: Mapping[str, Any]) -> t
 # -- as JSON --
 
 
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    told: dict[str, Any] = asdict(stage)
+    events = told.pop("events")
+    return {**told, **{platform.value: events.get(platform) for platform in PLATFORMS}}
+
+
 def _webhook_json(webhook: Webhook) -> dict[str, str]:
     return {
         "path": f"/webhooks/{webhook.source}",
@@ -172,7 +179,7 @@ def _outlook_json(outlook: Outlook) -> dict[str, Any]:
         "webhook": _webhook_json(outlook.webhook),
         "state": outlook.state,
         "reason": outlook.reason,
-        "stage": outlook.stage and asdict(outlook.stage),
+        "stage": outlook.stage and _stage_json(outlook.stage),
         "context": outlook.context and asdict(outlook.context),
         "candidates": [asdict(item) for item in outlook.candidates],
         "unsubscribed_at": list(outlook.unsubscribed_at),
@@ -264,10 +271,8 @@ def _stage(outlook: Outlook) -> str:
     where = f"{change.status_id} of pipeline {change.pipeline_id}" if change.pipeline_id else f"{change.status_id}"
     if stage is None:
         return f"{where}: not in the mapping file"
-    return (
-        f"{where}: {stage.name} ('{stage.label}'), Encharge: {stage.encharge or 'nothing'}, "
-        f"Ortto: {stage.ortto or 'nothing'}"
-    )
+    told = (f"{platform.title()}: {stage.events.get(platform, 'nothing')}" for platform in PLATFORMS)
+    return f"{where}: {stage.name} ('{stage.label}'), {', '.join(told)}"
 
 
 def _context(context: Context | None) -> Iterator[str]:

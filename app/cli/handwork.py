@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 ENCHARGE_BODY = {
     "event": "email_opened",
@@ -22,6 +23,16 @@ ORTTO_BODY = {
     },
     "email": {"subject": "Your offer is ready"},
 }
+
+
+def of(vendor: str, public_url: str, secret: str) -> Iterator[str]:
+    """Yield the lines for a platform."""
+    yield from LINES.get(vendor, partial(_of_any, vendor))(public_url, secret)
+
+
+def _of_any(vendor: str, public_url: str, secret: str) -> Iterator[str]:
+    yield "Have its webhooks of what people do with emails sent to this URL, by POST:"
+    yield f"    {public_url}/webhooks/{vendor}/{secret}"
 
 
 def of_encharge(public_url: str, secret: str) -> Iterator[str]:
@@ -51,6 +62,9 @@ def of_ortto(public_url: str, secret: str) -> Iterator[str]:
     yield "Or a dynamic webhook in a journey, with the same URL and header and this body:"
     yield from _json(ORTTO_BODY)
     yield "Click by click: docs/ortto.md"
+
+
+LINES = {"encharge": of_encharge, "ortto": of_ortto}
 
 
 def _json(body: object) -> Iterator[str]:

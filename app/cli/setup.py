@@ -12,13 +12,13 @@ import click
 from app import dotenv_file, files, mapping, setup
 from app.cli import handwork
 from app.cli.desk import Desk
+from app.events import PLATFORMS, Source
 from app.files import FileError
 from app.mapping import MappingError, Rules
-from app.settings import DOTENV, ENCHARGE_ACCESS, KOMMO_ACCESS, ORTTO_ACCESS
+from app.settings import ACCESS, DOTENV
 from app.setup import Work
 
-SECRETS = {"kommo": "KOMMO_WEBHOOK_SECRET", "encharge": "ENCHARGE_WEBHOOK_SECRET", "ortto": "ORTTO_WEBHOOK_SECRET"}
-ACCESS = {"kommo": KOMMO_ACCESS, "encharge": ENCHARGE_ACCESS, "ortto": ORTTO_ACCESS}
+SECRETS = {source: f"{source.name}_WEBHOOK_SECRET" for source in Source}
 SECRET_BYTES = 24
 BOM = "\ufeff"
 NOWHERE = "https://<PUBLIC_URL>"
@@ -74,12 +74,10 @@ class _Run:
         self._told = told = desk.survey.settings
         self._write_env = write_env
         self._show_secrets = show_secrets
-        self._secrets = {
-            "kommo": told.kommo_webhook_secrets,
-            "encharge": told.encharge_webhook_secrets,
-            "ortto": told.ortto_webhook_secrets,
-        }
-        self._on = {"kommo": True, "encharge": bool(told.encharge_api_key), "ortto": bool(told.ortto_api_key)}
+        self._secrets = {Source.KOMMO: told.kommo_webhook_secrets}
+        self._secrets |= {platform: access.webhook_secrets for platform, access in told.platforms.items()}
+        self._on = {Source.KOMMO: True}
+        self._on |= {platform: bool(access.api_key) for platform, access in told.platforms.items()}
         self._new_secrets: dict[str, str] = {}
         self._unwritten: set[str] = set()
         self._works: list[Work] = []
@@ -130,7 +128,7 @@ class _Run:
                 self._works.append(self._look_at(vendor, rules))
         self.well = not self._troubles and not any(work.troubles for work in self._works)
 
-    def _look_at_secret(self, vendor: str, name: str) -> Iterator[str]:
+    def _look_at_secret(self, vendor: Source, name: str) -> Iterator[str]:
         """Yield what is wrong with the secret of a vendor's webhooks; make one if it is not set and may be."""
         if self._secrets[vendor]:
             wrong = [fault.sentence for fault in self._desk.survey.faults if fault.variable == name]
@@ -150,14 +148,12 @@ class _Run:
             self._troubles += [*error.faults, "So the fields that the mapping file names are not looked at."]
             return None
 
-    def _look_at(self, vendor: str, rules: Rules | None) -> Work:
-        if vendor == "encharge" and self._desk.encharge:
-            return setup.encharge_work(self._desk.encharge, rules)
-        if vendor == "ortto" and self._desk.ortto:
-            return setup.ortto_work(self._desk.ortto, rules)
+    def _look_at(self, vendor: Source, rules: Rules | None) -> Work:
+        if client := self._desk.platforms.get(vendor):
+            return setup.platform_work(vendor, client, rules)
         assert self._desk.kommo  # noqa: S101 - nothing is wrong with its settings
         ids, url = self._told.mapping_variables, self._told.public_url
-        return setup.kommo_work(self._desk.kommo, rules, ids, self._secrets["kommo"], url)
+        return setup.kommo_work(self._desk.kommo, rules, ids, self._secrets[Source.KOMMO], url)
 
     # -- showing --
 
@@ -226,9 +222,9 @@ class _Run:
     def hand_over(self) -> None:
         """Print what only a person can do."""
         url = self._told.public_url or NOWHERE
-        for vendor, lines in (("encharge", handwork.of_encharge), ("ortto", handwork.of_ortto)):
+        for vendor in PLATFORMS:
             if self._on[vendor]:
                 secret = next(iter(self._secrets[vendor]), f"<{SECRETS[vendor]}>")
                 self.say(f"\nFor you to do at {vendor.title()}")
-                for line in lines(url, secret):
+                for line in handwork.of(vendor, url, secret):
                     self.say(f"  {line}")

@@ -10,16 +10,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from app.addresses import clean_email
 from app.clients.errors import ApiError, Fault
 from app.clients.fields import Field
-from app.clients.http import Http, Observe, Refusal, understanding, unobserved
+from app.clients.http import Http, Refusal, Wire, understanding
 from app.clients.people import PEOPLE_A_READ, found_person
-from app.clients.rehearsal import Rehearsal
-from app.events import FoundPerson
+from app.events import Access, FoundPerson, StageNews
 
 PEOPLE_A_CALL = 100  # Encharge documents no limit
 PERSON_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -90,19 +88,20 @@ class EnchargeClient:
         ingest_url: str,
         api_key: str,
         write_key: str | None,
-        *,
-        may_write: Callable[[], bool] = lambda: True,
-        observe: Observe = unobserved,
-        rehearsal: Rehearsal | None = None,
+        **wire: Unpack[Wire],
     ) -> None:
-        make = partial(Http, explain=_explain, may_write=may_write, observe=observe, rehearsal=rehearsal)
-        self._http = make("Encharge", url, self._key(api_key))
+        self._http = Http("Encharge", url, self._key(api_key), explain=_explain, **wire)
         # The Ingest API has a host and a key of its own.
-        self._ingest = make("Encharge Ingest", ingest_url, self._key(write_key or api_key))
+        key = self._key(write_key or api_key)
+        self._ingest = Http("Encharge Ingest", ingest_url, key, explain=_explain, **wire)
 
     @staticmethod
     def _key(key: str) -> dict[str, str]:
         return {"X-Encharge-Token": key}
+
+    def upsert(self, news: Sequence[StageNews]) -> None:
+        """Create or update the persons of deals."""
+        self.upsert_people([person_of(item) for item in news])
 
     def upsert_people(self, people: Sequence[Person]) -> None:
         """Create or update people; fields that are not sent stay."""
@@ -219,6 +218,23 @@ class ArticleEnchargeClient(EnchargeClient):
                 # The article shows the call and not its answer.
                 answer = next((answer[name] for name in ACTIVITY_LISTS if name in answer), None)
             return [_activity(item) for item in answer]
+
+
+def connect(access: Access, **wire: Unpack[Wire]) -> EnchargeClient:
+    """Return the client, in the dialect that is set."""
+    flavour = ArticleEnchargeClient if access.more["dialect"] == "article" else EnchargeClient
+    more = access.more
+    return flavour(access.api_url or "", more["ingest_url"], access.api_key or "", more["write_key"], **wire)
+
+
+def person_of(news: StageNews) -> Person:
+    """Return the person as Encharge is to have them."""
+    return Person(
+        email=news.email,
+        first_name=news.first_name,
+        last_name=news.last_name,
+        fields={LEAD_ID: str(news.lead_id), STAGE: news.person_stage, **news.fields},
+    )
 
 
 def _flat(person: Person) -> dict[str, Any]:

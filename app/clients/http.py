@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict
 
 import requests
 import structlog
@@ -64,6 +64,14 @@ def unobserved(call: Call) -> None:
     """Take no notice of a call."""
 
 
+class Wire(TypedDict, total=False):
+    """What a client is given to make its calls with: see Http."""
+
+    may_write: Callable[[], bool]
+    observe: Observe
+    rehearsal: Rehearsal | None
+
+
 class Http:
     """Calls one host of one vendor.
 
@@ -102,7 +110,9 @@ class Http:
         self._hear_refusal = refused
         self._timeout = (CONNECT_SECONDS, read_seconds)
         self._session = requests.Session()
-        self._secrets = [secret for value in headers.values() if (secret := value.removeprefix("Bearer "))]
+        self._secrets = [
+            secret for value in headers.values() if (secret := value.rpartition(" ")[2])
+        ]  # Bearer, Basic
         self._session.headers.update({"Accept": "application/json", "User-Agent": "kommo-relay", **headers})
         # Proxies and certificates as the environment has them now: to look them up is a fifth of a call's work.
         around = self._session.merge_environment_settings(base_url, {}, None, None, None)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Unpack
 
 from app.clients.fields import ACTIVITY, Field
-from app.clients.http import Http, Observe, Refusal, understanding, unobserved
+from app.clients.http import Http, Refusal, Wire, understanding
 from app.clients.people import PEOPLE_A_READ, found_person
-from app.clients.rehearsal import Rehearsal
-from app.events import FoundPerson
+from app.events import Access, FoundPerson, StageNews, Told
 
 ACTIVITIES_A_CALL = 100  # https://help.ortto.com/a-235-rate-limits
 EMAIL, LEAD_ID, STAGE = "str::email", "str:cm:kommo-lead-id", "str:cm:kommo-stage"
@@ -51,19 +50,23 @@ class Person:
 class OrttoClient:
     """The calls to one Ortto account. Every method raises ApiError."""
 
-    def __init__(
-        self,
-        url: str,
-        api_key: str,
-        *,
-        may_write: Callable[[], bool] = lambda: True,
-        observe: Observe = unobserved,
-        rehearsal: Rehearsal | None = None,
-    ) -> None:
-        key = {"X-Api-Key": api_key}
-        self._http = Http(
-            "Ortto", url, key, explain=_explain, may_write=may_write, observe=observe, rehearsal=rehearsal
-        )
+    CHANGES_A_CALL = ACTIVITIES_A_CALL
+
+    def __init__(self, url: str, api_key: str, **wire: Unpack[Wire]) -> None:
+        self._http = Http("Ortto", url, {"X-Api-Key": api_key}, explain=_explain, **wire)
+
+    def tell(self, changes: Sequence[Told]) -> list[str]:
+        """Record stage changes, which carry their persons; Ortto tells repeats by their key."""
+        return self.create_activities([_activity(change) for change in changes])
+
+    def upsert(self, news: Sequence[StageNews]) -> list[str]:
+        """Create or update the persons of deals; return why each one was refused ("" = it was taken)."""
+        return self.merge_people([Person(item.email, _person_fields(item)) for item in news])
+
+    def check(self) -> str:
+        """Return that the key is taken."""
+        self.schema()
+        return "lets us in, in this region"
 
     def create_activities(self, activities: Sequence[Activity]) -> list[str]:
         """Record activities and merge their persons; return why each one was refused ("" = it was taken).
@@ -151,6 +154,39 @@ class OrttoClient:
                 "attributes": attributes_made,
             }
             return list(_fields(whole))
+
+
+def connect(access: Access, **wire: Unpack[Wire]) -> OrttoClient:
+    """Return the client."""
+    return OrttoClient(access.api_url or "", access.api_key or "", **wire)
+
+
+def _person_fields(news: StageNews) -> dict[str, Any]:
+    """Return the person's fields as Ortto is to have them, by its ids."""
+    names = {"str::first": news.first_name, "str::last": news.last_name}
+    return {
+        # With strategy 2 an empty name would wipe the one that Ortto has.
+        **{field: name for field, name in names.items() if name},
+        LEAD_ID: str(news.lead_id),
+        STAGE: news.person_stage,
+        **news.fields,
+    }
+
+
+def _activity(change: Told) -> Activity:
+    news = change.news
+    return Activity(
+        activity_id=news.event,
+        email=news.email,
+        fields=_person_fields(news),
+        attributes={
+            MOVED_LEAD_ID: str(news.lead_id),
+            MOVED_TO: news.stage,
+            DEAL_VALUE: news.deal_value * 1000,  # money travels in thousandths
+        },
+        key=change.key,
+        created_at=change.at,
+    )
 
 
 def _fields(body: Mapping[str, Any]) -> Iterator[Field]:

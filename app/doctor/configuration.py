@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from app.doctor.lines import Line, green, red, yellow
+from app.events import PLATFORMS
 from app.mapping import MappingError, Rules
 from app.settings import Settings, Survey
 
@@ -27,25 +28,25 @@ def settings(survey: Survey) -> Iterator[Line]:
         yield red("settings", what, todo or "Correct it in .env or in the environment.")
     if not survey.faults:
         told = survey.settings
-        off = [
-            name for name, key in (("Encharge", told.encharge_api_key), ("Ortto", told.ortto_api_key)) if not key
-        ]
-        if len(off) == 2:
+        off = [platform for platform, access in told.platforms.items() if not access.api_key]
+        if len(off) == len(PLATFORMS):
             yield red(
                 "settings",
-                "neither Encharge nor Ortto has a key: no stage goes anywhere",
-                "Set ENCHARGE_API_KEY or ORTTO_API_KEY.",
+                f"neither {' nor '.join(map(str.title, off))} has a key: no stage goes anywhere",
+                f"Set {' or '.join(f'{platform.name}_API_KEY' for platform in off)}.",
             )
         else:
-            yield green("settings", f"complete{f'; {off[0]} is off: it has no key' if off else ''}")
+            words = (f"; {platform.title()} is off: it has no key" for platform in off)
+            yield green("settings", f"complete{''.join(words)}")
 
 
 def secrets(told: Settings) -> Iterator[Line]:
     """Say which secrets are weak; they themselves are not shown."""
     found = {
         "KOMMO_WEBHOOK_SECRET": told.kommo_webhook_secrets,
-        "ENCHARGE_WEBHOOK_SECRET": told.encharge_webhook_secrets,
-        "ORTTO_WEBHOOK_SECRET": told.ortto_webhook_secrets,
+        **{
+            f"{platform.name}_WEBHOOK_SECRET": access.webhook_secrets for platform, access in told.platforms.items()
+        },
         "OPS_TOKEN": (told.ops_token,) if told.ops_token else (),
     }
     faults = [line for name, values in found.items() for value in values for line in _weakness(name, value)]

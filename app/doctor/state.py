@@ -6,19 +6,14 @@ import time
 from collections.abc import Iterator
 
 from app.doctor.lines import Line, green, grey, red, yellow
-from app.events import Lane, State
+from app.events import Lane, Source, State
 from app.journal import Inspection, Journal, JournalError
 
 MEGABYTE = 1024 * 1024
 LITTLE_SPACE, NO_SPACE = 1024 * MEGABYTE, 100 * MEGABYTE
 LARGE = 5 * 1024 * MEGABYTE
 
-VENDORS = {
-    Lane.RESOLVE: "kommo",
-    Lane.KOMMO: "kommo",
-    Lane.ENCHARGE: "encharge",
-    Lane.ORTTO: "ortto",
-}
+VENDORS = {lane: "kommo" if lane == Lane.RESOLVE else lane.value for lane in Lane}
 
 Found = Journal | JournalError | None
 """The journal; why it cannot be used; None: it must be made or brought up to date first."""
@@ -136,7 +131,7 @@ def _last_words(found: Found) -> tuple[str, float]:
     if not isinstance(found, Journal):
         return "", 0.0
     pause = found.pauses(now=time.time()).get("encharge")
-    ending = found.endings().get(Lane.ENCHARGE)
+    ending = found.endings().get(Lane(Source.ENCHARGE))
     for reason in (pause.reason if pause else "", ending.reason if ending and ending.state == State.DEAD else ""):
         if "Encharge Ingest" in reason:
             return reason, 0.0

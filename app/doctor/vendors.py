@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 from app import accounts, guardian
 from app.accounts import Need
@@ -12,10 +13,12 @@ from app.clients.errors import ApiError
 from app.clients.fields import Field
 from app.clients.kommo import Hook, KommoClient, Pipeline, token_expiry
 from app.clients.ortto import OrttoClient
+from app.clients.platform import Platform, Teller
 from app.clients.rehearsal import Rehearsal
 from app.clients.relay import RelayClient
 from app.doctor.lines import Line, green, grey, red, yellow
 from app.doctor.rounds import Check, in_turn
+from app.events import Source
 from app.mapping import Rules, Stage
 from app.settings import Settings
 
@@ -158,22 +161,28 @@ def _users(client: KommoClient, wanted: Iterable[int]) -> Iterator[Line]:
         yield green("kommo users", "all that the mapping file names are there")
 
 
-# -- Encharge, Ortto --
+# -- the email platforms --
 
 
-def encharge(client: EnchargeClient | None, rules: Rules | None) -> Iterator[Line]:
-    """Look at the Encharge account; None: the settings do not say how."""
+def platform(name: Source, client: Platform | None, rules: Rules | None) -> Iterator[Line]:
+    """Look at a platform's account; None: the settings do not say how."""
     if client is None:
-        yield grey("encharge account", NOT_YET)
-        return
-    checks: list[Check] = [
+        yield grey(f"{name} account", NOT_YET)
+    elif isinstance(client, EnchargeClient):
+        yield from in_turn(_of_encharge(client, rules))
+    elif isinstance(client, OrttoClient):
+        yield from in_turn([("ortto account", lambda: _ortto_account(client, rules))])
+    else:
+        topic, teller = f"{name} account", cast(Teller, client)
+        yield from in_turn([(topic, lambda: [green(topic, teller.check())])])
+
+
+def _of_encharge(client: EnchargeClient, rules: Rules | None) -> list[Check]:
+    needs = accounts.encharge_needs(rules)
+    return [
         ("encharge account", lambda: _encharge_account(client)),
-        (
-            "encharge fields",
-            lambda: _needs("encharge fields", accounts.encharge_needs(rules), client.person_fields()),
-        ),
+        ("encharge fields", lambda: _needs("encharge fields", needs, client.person_fields())),
     ]
-    yield from in_turn(checks)
 
 
 def _encharge_account(client: EnchargeClient) -> Iterator[Line]:
@@ -184,18 +193,10 @@ def _encharge_account(client: EnchargeClient) -> Iterator[Line]:
         yield green("encharge account", f"{account.name} lets us in ({account.status or 'it tells no plan'})")
 
 
-def ortto(client: OrttoClient | None, rules: Rules | None) -> Iterator[Line]:
-    """Look at the Ortto account; None: the settings do not say how."""
-    if client is None:
-        yield grey("ortto account", NOT_YET)
-        return
-
-    def look() -> Iterator[Line]:
-        schema = client.schema()
-        yield green("ortto account", "lets us in, in this region")
-        yield from _needs("ortto fields", accounts.ortto_needs(rules), schema)
-
-    yield from in_turn([("ortto account", look)])
+def _ortto_account(client: OrttoClient, rules: Rules | None) -> Iterator[Line]:
+    schema = client.schema()
+    yield green("ortto account", "lets us in, in this region")
+    yield from _needs("ortto fields", accounts.ortto_needs(rules), schema)
 
 
 def _needs(topic: str, needs: Sequence[Need], fields: Sequence[Field]) -> Iterator[Line]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from app.clients import encharge, ortto
-from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person
+from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person, person_of
 from app.clients.errors import ApiError
 from app.clients.kommo import KommoClient
-from app.clients.ortto import ACTIVITIES_A_CALL, Activity, OrttoClient
-from app.events import DONE, HELD, Job, Lane, Outcome, StageNews, State, skipped
+from app.clients.platform import Teller
+from app.events import DONE, HELD, Job, Lane, Outcome, Source, StageNews, State, Told, skipped
 from app.flows import Ledger, Result, Size, deliver, keep_order, must_wait, read_by_halves
 from app.mapping import Rules
 
@@ -73,12 +72,12 @@ class EnchargeFlow:
         """Carry out a batch: the events of those whose person was taken."""
         skips, batch = superseded(batch, ledger) if self._latest_only else ({}, batch)
         try:
-            news = self._stages.refresh(batch, Lane.ENCHARGE)
+            news = self._stages.refresh(batch, Lane(Source.ENCHARGE))
         except ApiError as error:
             return skips | dict.fromkeys((job.id for job in batch), error)
         doubtful = [job for job in batch if ledger.begun(job, EVENT)]
         # The latest news of a person stands for the earlier ones.
-        people = {item.email: encharge_person(item) for item in (news[job.id] for job in batch)}
+        people = {item.email: person_of(item) for item in (news[job.id] for job in batch)}
         failed = (
             self._look_up(doubtful, news, ledger) if self._together else self._upsert(batch, news, people, ledger)
         )
@@ -181,20 +180,21 @@ class _Turn:
     ledger: Ledger
 
 
-class OrttoFlow:
-    """Records activities, which carry their persons, in one call for a batch."""
+class TellerFlow:
+    """Tells a platform of stage changes, which carry their persons: one call for a batch."""
 
-    def __init__(self, client: OrttoClient, stages: CurrentStages, *, latest_only: bool = False) -> None:
+    def __init__(self, lane: Lane, client: Teller, stages: CurrentStages, *, latest_only: bool = False) -> None:
+        self._lane = lane
         self._client = client
-        self._size = Size(ACTIVITIES_A_CALL)
+        self._size = Size(client.CHANGES_A_CALL)
         self._stages = stages
         self._latest_only = latest_only
 
     def carry(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:
-        """Carry out a batch; Ortto tells repeats by their key."""
+        """Carry out a batch; the platform tells repeats by their key."""
         skips, batch = superseded(batch, ledger) if self._latest_only else ({}, batch)
         try:
-            news = self._stages.refresh(batch, Lane.ORTTO)
+            news = self._stages.refresh(batch, self._lane)
         except ApiError as error:
             return skips | dict.fromkeys((job.id for job in batch), error)
         results: dict[int, Result] = dict.fromkeys((job.id for job in batch), HELD)
@@ -202,8 +202,8 @@ class OrttoFlow:
         doubtful = {job.id for job in batch if ledger.begun(job, EVENT)}
         ids = ledger.begin([(job, EVENT) for job in batch if not ledger.finished(job, EVENT)])
         ours = [job for job in batch if job.id in ids]
-        activities = [_activity(job, news[job.id]) for job in ours]
-        errors = deliver(activities, self._client.create_activities, self._size)
+        changes = [Told(news[job.id], _key(job), job.event.moment) for job in ours]
+        errors = deliver(changes, self._client.tell, self._size)
         results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
         ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE], last=True)
         unsent = [job for job, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
@@ -231,16 +231,6 @@ def _news(job: Job) -> StageNews:
     return job.plan
 
 
-def encharge_person(news: StageNews) -> Person:
-    """Return the person as Encharge is to have them."""
-    return Person(
-        email=news.email,
-        first_name=news.first_name,
-        last_name=news.last_name,
-        fields={encharge.LEAD_ID: str(news.lead_id), encharge.STAGE: news.person_stage, **news.fields},
-    )
-
-
 def _key(job: Job) -> str:
     """Return what tells an event from all others, at every vendor."""
     return f"kommo-relay-{job.event.dedupe_key}"
@@ -253,30 +243,3 @@ def _properties(news: StageNews) -> dict[str, object]:
         "pipeline_id": news.pipeline_id,
         "deal_value": news.deal_value,
     }
-
-
-def ortto_fields(news: StageNews) -> dict[str, object]:
-    """Return the person's fields as Ortto is to have them, by its ids."""
-    names = {"str::first": news.first_name, "str::last": news.last_name}
-    return {
-        # With strategy 2 an empty name would wipe the one that Ortto has.
-        **{field: name for field, name in names.items() if name},
-        ortto.LEAD_ID: str(news.lead_id),
-        ortto.STAGE: news.person_stage,
-        **news.fields,
-    }
-
-
-def _activity(job: Job, news: StageNews) -> Activity:
-    return Activity(
-        activity_id=news.event,
-        email=news.email,
-        fields=ortto_fields(news),
-        attributes={
-            ortto.MOVED_LEAD_ID: str(news.lead_id),
-            ortto.MOVED_TO: news.stage,
-            ortto.DEAL_VALUE: news.deal_value * 1000,  # money travels in thousandths
-        },
-        key=_key(job),
-        created_at=job.event.moment,
-    )

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from app.events import PLATFORMS
 from app.mapping.rows import (
     ActionRow,
     FieldRow,
@@ -246,7 +247,8 @@ def _reworded(error: ValidationError) -> Iterator[Fault]:
 
 def _unknown_key(path: Place) -> str:
     row = ROWS[(*path[:1], *path[2:-1])] if len(path) > 1 else ROWS[()]
-    known = tuple(field.alias or name for name, field in row.model_fields.items())
+    fields = sorted(row.model_fields.items(), key=lambda item: item[0] in PLATFORMS)  # the columns stand behind
+    known = tuple(field.alias or name for name, field in fields)
     return f"is not a key we know{suggestion(str(path[-1]), known)}"
 
 
@@ -259,8 +261,8 @@ def _contradictions(rows: MappingRows, variables: Collection[str], tree: _Tree) 
             for index, row in enumerate(rows.stages)
         ],
     )
-    for platform in ("encharge", "ortto"):
-        targets = [(("fields", index, platform), getattr(row, platform)) for index, row in enumerate(rows.fields)]
+    for platform in PLATFORMS:
+        targets = [(("fields", index, platform), row.target(platform)) for index, row in enumerate(rows.fields)]
         yield from _twice(tree, [(place, name, repr(name)) for place, name in targets if name])
     for index, rule in enumerate(rows.rules):
         for position, name in enumerate(rule.do):

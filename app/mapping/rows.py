@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
-from typing import Annotated, Literal
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from app.events import Kind, Source
+from app.events import PLATFORMS, Kind, Source
 from app.ids import LARGEST_ID
+from app.mapping.columns import COLUMNS, Column
 
 PLACEHOLDERS = (
     "email",
@@ -34,21 +35,8 @@ PLACEHOLDERS = (
 OTHERWISE = {"contact.name": "name", "lead.name": "lead"}  # placeholders that people expect, and ours
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ACTION_KINDS = ("task", "note", "field", "tag", "untag")
-EMAIL_SOURCES = (Source.ENCHARGE.value, Source.ORTTO.value)
+EMAIL_SOURCES = tuple(platform.value for platform in PLATFORMS)
 EMAIL_KINDS = tuple(kind.value for kind in Kind if kind not in (Kind.STAGE_CHANGED, Kind.OTHER))
-
-# Ours on every person, or how the platform knows who it is: a mapped field must not overwrite them.
-ENCHARGE_OWN = (
-    "email",
-    "firstName",
-    "lastName",
-    "kommo_lead_id",
-    "kommo_current_stage",
-    "kommo_last_event",
-    "id",
-    "userId",
-)
-ORTTO_OWN = ("str::email", "str::first", "str::last", "str:cm:kommo-lead-id", "str:cm:kommo-stage", "str::ei")
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
@@ -90,21 +78,6 @@ def _stage(value: str) -> str:
     return value
 
 
-def _event_name(value: object) -> object:
-    """Check an Encharge event's name; it can be sent as a tag, and a comma would make two tags of it."""
-    if value is False:
-        return value
-    if not isinstance(value, str) or not value.strip() or "," in value or len(value) > 255:
-        raise ValueError("must be an event's name without commas, or false for not to Encharge")
-    return value.strip()
-
-
-def _activity_id(value: object) -> object:
-    if value is False or (isinstance(value, str) and re.fullmatch(r"act:cm:[a-z0-9-]+", value)):
-        return value
-    raise ValueError("must be an activity's id like act:cm:crm-stage-changed, or false for not to Ortto")
-
-
 def placeholders(template: str) -> list[str]:
     """Return what stands in braces in a template."""
     return re.findall(r"\{([^{}]*)\}", template)
@@ -127,25 +100,6 @@ def _kommo_source(value: str) -> str:
         f"cannot be {value!r}: write lead.price, company.name, "
         "or lead., contact. or company. with a field's code or id"
     )
-
-
-def _encharge_field(value: str) -> str:
-    if value in ENCHARGE_OWN:
-        raise ValueError(f"cannot be {value!r}: the relay or Encharge itself fills that one")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", value):
-        raise ValueError(f"must be a field's API name at Encharge like jobTitle, not {value!r}")
-    return value
-
-
-def _ortto_field(value: str) -> str:
-    if value in ORTTO_OWN:
-        raise ValueError(f"cannot be {value!r}: the relay fills that one")
-    if not re.fullmatch(r"(str|txt|int|bol|dtz|tme|phn|geo|sst|obj):(cm)?:[a-z0-9-]+", value):
-        raise ValueError(
-            f"must be a field's id at Ortto like str:cm:job-title or phn::phone, not {value!r} "
-            "(types: str txt int bol dtz tme phn geo sst obj)"
-        )
-    return value
 
 
 def _one_of(choices: tuple[str, ...]) -> AfterValidator:
@@ -290,35 +244,51 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class StageRow(Row):
+def columns(default: object, kind: Callable[[Column], object]) -> type[Row]:
+    """Return a row with a column for each platform."""
+    fields: dict[str, Any] = {platform.value: (kind(COLUMNS[platform]), default) for platform in PLATFORMS}
+    return create_model("Columns", __base__=Row, **fields)
+
+
+Event = str | Literal[False] | None
+
+
+class StageRow(columns(None, lambda column: Annotated[Event, BeforeValidator(column.event)]), Row):  # type: ignore[misc]  # made of a table
     """A stage of Kommo and what the email side is to hear of it."""
 
     stage: Annotated[Short, AfterValidator(_stage)]
     status: Id
     pipeline: Id | None = None
     label: Short | None = None
-    encharge: Annotated[str | Literal[False] | None, BeforeValidator(_event_name)] = None
-    ortto: Annotated[str | Literal[False] | None, BeforeValidator(_activity_id)] = None
+
+    def event(self, platform: Source) -> str | None:
+        """Return the event's name, None: it does not go to this platform."""
+        name: Event = getattr(self, platform)
+        return None if name is False else name or COLUMNS[platform].default_event.format(stage=self.stage)
 
 
-class StageEventsRow(Row):
+class StageEventsRow(columns("every", lambda column: Annotated[str, _one_of(("every", "latest"))]), Row):  # type: ignore[misc]
     """Which stage events a destination gets when several of one deal wait: every one, or only the latest."""
 
-    encharge: Annotated[str, _one_of(("every", "latest"))] = "every"
-    ortto: Annotated[str, _one_of(("every", "latest"))] = "every"
+    def latest_only(self, platform: Source) -> bool:
+        """Say whether a platform gets only the latest."""
+        return bool(getattr(self, platform) == "latest")
 
 
-class FieldRow(Row):
+class FieldRow(columns(None, lambda column: Annotated[Short, AfterValidator(column.field)] | None), Row):  # type: ignore[misc]
     """A field of Kommo that goes onto the person."""
 
     source: Annotated[Text, AfterValidator(_kommo_source)] = Field(alias="from")
-    encharge: Annotated[Short, AfterValidator(_encharge_field)] | None = None
-    ortto: Annotated[Short, AfterValidator(_ortto_field)] | None = None
+
+    def target(self, platform: Source) -> str | None:
+        """Return the field's name at a platform."""
+        name: str | None = getattr(self, platform)
+        return name
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> FieldRow:
-        if self.encharge is None and self.ortto is None:
-            raise ValueError("needs encharge or ortto: the field's name there")
+        if not any(map(self.target, PLATFORMS)):
+            raise ValueError(f"needs {' or '.join(PLATFORMS)}: the field's name there")
         return self
 
 

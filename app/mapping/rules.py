@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.events import (
     LOST,
+    PLATFORMS,
     WON,
     Context,
     EmailActivity,
@@ -17,29 +18,29 @@ from app.events import (
     Lead,
     Owed,
     Seen,
+    Source,
     StageChange,
     StageNews,
 )
 from app.mapping.activity_rules import ActivityRules
+from app.mapping.columns import COLUMNS, CRM_STAGE_CHANGED
 from app.mapping.file import MappingError, check, read
-from app.mapping.person_fields import encharge_value, kommo_value, ortto_money, ortto_value
+from app.mapping.person_fields import kommo_value
 from app.mapping.rows import FieldRow, MappingRows, StageRow
 from app.mapping.texts import flat, person_names
 
-__all__ = ["FieldRow", "MappingError", "Rules", "Stage", "load", "person_names"]
+__all__ = ["CRM_STAGE_CHANGED", "FieldRow", "MappingError", "Rules", "Stage", "load", "person_names"]
 
-CRM_STAGE_CHANGED = "act:cm:crm-stage-changed"
 UNSEEN = Seen()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of Kommo and its names at the destinations."""
+    """A stage of Kommo; `events`: what each platform to which it goes calls it."""
 
     name: str
     label: str
-    encharge: str | None  # the event's name; None: not to Encharge
-    ortto: str | None  # the activity's id; None: not to Ortto
+    events: Mapping[Source, str]
     status_id: int
     pipeline_id: int | None  # None: in every pipeline
 
@@ -63,7 +64,7 @@ class Rules:
     def __init__(self, rows: MappingRows, variables: Mapping[str, int | None]) -> None:
         self.stages = tuple(_stage(row) for row in rows.stages)
         self.fields = tuple(rows.fields)
-        self.latest_only = frozenset(lane for lane in (Lane.ENCHARGE, Lane.ORTTO) if _wants_latest(rows, lane))
+        self.latest_only = frozenset(filter(rows.stage_events.latest_only, PLATFORMS))
         self._by_pair = {(stage.pipeline_id, stage.status_id): stage for stage in self.stages}
         self._by_status = {stage.status_id: stage for stage in self.stages}
         self.activities = ActivityRules(rows, variables, self._names)
@@ -107,7 +108,7 @@ class Rules:
         A stage that is not in the mapping has no words for people: there the earlier ones stay.
         """
         stage = self.stage(lead.pipeline_id, lead.status_id)
-        return replace(news, person_stage=_words(stage, lane)) if stage else news
+        return replace(news, person_stage=_words(stage, Source(lane))) if stage else news
 
     def _names(self, pipeline_id: int, status_id: int) -> tuple[str, str]:
         """Return the name and the label of a stage, both "" if it is not mapped."""
@@ -118,8 +119,8 @@ class Rules:
 
     def _stage_refusal(self, change: StageChange) -> str | None:
         stage = self.stage(change.pipeline_id, change.status_id)
-        if stage and not (stage.encharge or stage.ortto):
-            return f"stage {stage.name} goes neither to Encharge nor to Ortto"
+        if stage and not stage.events:
+            return f"stage {stage.name} goes neither to {' nor to '.join(map(str.title, PLATFORMS))}"
         # Won or lost in a pipeline that only Kommo can tell: ask it.
         if stage or (change.pipeline_id is None and change.status_id in self._by_status):
             return None
@@ -139,7 +140,6 @@ class Rules:
             return "the deal has no contact"
         if not contact.emails:
             return f"contact {contact.id} has no valid email"
-        events = {Lane.ENCHARGE: stage.encharge, Lane.ORTTO: stage.ortto}
         first_name, last_name = person_names(contact)
         owed = tuple(
             Owed(
@@ -150,33 +150,30 @@ class Rules:
                     email=contact.emails[0],
                     first_name=first_name,
                     last_name=last_name,
-                    stage=_words(stage, lane),
-                    person_stage=_words(self.stage(lead.pipeline_id, lead.status_id) or stage, lane),
+                    stage=_words(stage, platform),
+                    person_stage=_words(self.stage(lead.pipeline_id, lead.status_id) or stage, platform),
                     status_id=change.status_id,
                     pipeline_id=pipeline_id,
                     deal_value=lead.price,
                     event=name,
-                    fields=self._person_fields(lane, context),
+                    fields=self._person_fields(platform, context),
                     read_at=context.read_at,
                 ),
             )
-            for lane, name in events.items()
-            if name and lane in lanes_on
+            for platform, name in stage.events.items()
+            if (lane := Lane(platform)) in lanes_on
         )
         return owed or f"stage {stage.name} goes to no platform that is switched on"
 
-    def _person_fields(self, lane: Lane, context: Context) -> dict[str, object]:
+    def _person_fields(self, platform: Source, context: Context) -> dict[str, object]:
         """Return the mapped fields that have a value, by the destination's names."""
         fields: dict[str, object] = {}
         for row in self.fields:
-            name = row.encharge if lane == Lane.ENCHARGE else row.ortto
+            name = row.target(platform)
             value = kommo_value(row.source, context)
             if name is None or value is None:
                 continue
-            if lane == Lane.ENCHARGE:
-                value = encharge_value(value)
-            else:
-                value = ortto_money(name, value) if row.source == "lead.price" else ortto_value(name, value)
+            value = COLUMNS[platform].value(name, row.source, value)
             if value is not None:
                 fields[name] = value
         return fields
@@ -186,20 +183,15 @@ def _stage(row: StageRow) -> Stage:
     return Stage(
         name=row.stage,
         label=row.label or row.stage,
-        encharge=None if row.encharge is False else row.encharge or f"deal_moved_to_{row.stage}",
-        ortto=None if row.ortto is False else row.ortto or CRM_STAGE_CHANGED,
+        events={platform: name for platform in PLATFORMS if (name := row.event(platform))},
         status_id=row.status,
         pipeline_id=row.pipeline,
     )
 
 
-def _wants_latest(rows: MappingRows, lane: Lane) -> bool:
-    return bool(getattr(rows.stage_events, lane) == "latest")
-
-
-def _words(stage: Stage, lane: Lane) -> str:
-    """Return a stage as a destination knows it: a word for Encharge's filters, a label for Ortto's people."""
-    return stage.name if lane == Lane.ENCHARGE else stage.label
+def _words(stage: Stage, platform: Source) -> str:
+    """Return a stage as a platform knows it: a word for filters, or a label for people."""
+    return stage.label if COLUMNS[platform].by_label else stage.name
 
 
 def _unmapped(pipeline_id: int | None, status_id: int) -> str:

@@ -200,11 +200,8 @@ class Page:
         }
 
 
-LANES = {
-    Lane.RESOLVE: "reads Kommo: which deal, which person",
-    Lane.ENCHARGE: "writes to Encharge",
-    Lane.ORTTO: "writes to Ortto",
-    Lane.KOMMO: "writes to Kommo",
+LANES = {lane: f"writes to {lane.title()}" for lane in Lane} | {
+    Lane.RESOLVE: "reads Kommo: which deal, which person"
 }
 
 

@@ -88,6 +88,18 @@ def read(webhook: Webhook, *, now: float, event: str | None = None) -> Reading:
     return _read_list(said, origin) if isinstance(said, list) else _read_one(said, origin)
 
 
+def pretended(kind: Kind, activity: EmailActivity) -> Mapping[str, object]:
+    """Return the body of a flow's Send Webhook step."""
+    return {
+        "event": kind.value,
+        "email": activity.email,
+        "kommo_lead_id": activity.lead_id,
+        "broadcastName": activity.campaign,
+        "subject": activity.subject,
+        "link": activity.link,
+    }
+
+
 def _read_list(said: list[Any], origin: _Origin) -> Reading:
     """Read a list of bodies; a wrong one among good ones is a fault."""
     events: list[Event] = []

@@ -90,6 +90,15 @@ def read(webhook: Webhook, *, now: float, event: str | None = None) -> Reading:
     return Reading(events=(_event(name, said, digest(webhook.body), now),))
 
 
+def pretended(kind: Kind, activity: EmailActivity) -> Mapping[str, object]:
+    """Return the body of a dynamic webhook."""
+    fields = {"str::email": activity.email, "str:cm:kommo-lead-id": activity.lead_id}
+    body = {"type": kind.value, "person": {"fields": fields}}
+    if kind is Kind.JOURNEY_COMPLETED:
+        return body | {"journey": {"name": activity.campaign}}
+    return body | {"email": {"subject": activity.subject or activity.campaign, "link": activity.link}}
+
+
 class _Said:
     """A body and the parts of it, their keys by their plain names; only an activity's attributes keep their ids."""
 

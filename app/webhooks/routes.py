@@ -43,7 +43,6 @@ class Route:
     source: Source
     secrets: Sequence[str]
     read: Callable[[Webhook, float, str | None], Reading]  # webhook, now, ?event=
-    switch: str  # the variable that switches the route on
 
 
 class Receiver:
@@ -96,7 +95,7 @@ class Receiver:
 
     def _handle(self, route: Route, secret: str, began: float) -> tuple[dict[str, Any], Sequence[Event]]:
         if not route.secrets:
-            raise NotFound(f"This route is off: set {route.switch} to use it.")
+            raise NotFound(f"This route is off: set {route.source.name}_WEBHOOK_SECRET to use it.")
         if not allowed(request, route.secrets, secret):
             raise Unauthorized(
                 "The webhook's secret is missing or wrong: send it as X-Webhook-Secret, as Authorization, "

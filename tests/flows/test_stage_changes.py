@@ -17,7 +17,7 @@ from app.clients.errors import ApiError, Fault
 from app.events import DONE, HELD, Lane, Outcome, State, Step
 from app.flows import Flow, Ledger, Result
 from app.flows.resolve import ResolveFlow
-from app.flows.stage_changes import FOUND, FRESH_SECONDS, SENT_AGAIN, CurrentStages, EnchargeFlow, OrttoFlow
+from app.flows.stage_changes import FOUND, FRESH_SECONDS, SENT_AGAIN, CurrentStages, EnchargeFlow, TellerFlow
 from app.journal import Journal, Search
 from app.journal.store import LEASE_SECONDS
 from app.mapping import Rules
@@ -53,7 +53,7 @@ class Bench:
         if lane == Lane.ENCHARGE:
             self.flows[lane] = EnchargeFlow(client or encharge_client(self.town), stages, **options)
         else:
-            self.flows[lane] = OrttoFlow(client or ortto_client(self.town), stages, **options)
+            self.flows[lane] = TellerFlow(lane, client or ortto_client(self.town), stages, **options)
 
     def enter(self, *moves: tuple[int, int]) -> list[int]:
         """Have webhooks tell that deals entered stages; return the events' ids."""

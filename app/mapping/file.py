@@ -112,9 +112,9 @@ def plain(path: Path, text: str) -> dict[str, Any]:
 def compose(path: Path, text: str) -> yaml.MappingNode:
     """Parse the file into YAML's node tree, which knows its lines."""
     try:
-        if fault := _forbidden(text):
-            raise MappingError((f"{path} {fault}",))
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
+    except _ForbiddenError as error:
+        raise MappingError((f"{path} {error}",)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = _yaml_words(error.problem or error.context or "cannot be parsed")
@@ -129,19 +129,31 @@ def compose(path: Path, text: str) -> yaml.MappingNode:
     return node
 
 
-def _forbidden(text: str) -> str | None:
-    """Find what no mapping file needs: aliases can grow without bound, tags make objects, depth eats the stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+class _ForbiddenError(Exception):
+    """Something that no mapping file needs, with its line."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what no mapping file needs: aliases grow without bound, tags make objects, depth eats the stack."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def get_event(self) -> yaml.Event:
+        """Return the next part of the text. Raises _ForbiddenError."""
+        event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1 if event.start_mark else 1
         if getattr(event, "anchor", None):
-            return f"line {line}: & and * (anchors and aliases) are not allowed; write it out, or quote the text."
+            raise _ForbiddenError(
+                f"line {line}: & and * (anchors and aliases) are not allowed; write it out, or quote the text."
+            )
         if getattr(event, "tag", None):
-            return f"line {line}: ! (a YAML tag) is not allowed; delete it, or quote the text."
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            return f"line {line}: nested more than {DEEPEST} levels deep."
-    return None
+            raise _ForbiddenError(f"line {line}: ! (a YAML tag) is not allowed; delete it, or quote the text.")
+        self._depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if self._depth > DEEPEST:
+            raise _ForbiddenError(f"line {line}: nested more than {DEEPEST} levels deep.")
+        return event
 
 
 def _yaml_words(problem: str) -> str:

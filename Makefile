@@ -41,7 +41,7 @@ bench: install ## Measure how fast it is, beside a plain reference (BENCH_ARGS="
 	@$(BIN)/python -m bench.speed $(BENCH_ARGS)
 
 test: install ## Run all tests, or those of PYTEST_ARGS
-	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: install ## Check format, lint and types
 	@$(BIN)/ruff format --check .

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alone import turn
-from databases import Postgresql, running_postgresql
+from databases import Postgresql, lay_new_journal, running_postgresql
 from flask import Flask
 from flask.testing import FlaskClient
 from support import GENEROUS_SECONDS, SECRET, Service, environment, wait_until_nobody_is_inside
@@ -25,14 +25,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", action="store_true", help="make docs/img/page-*.png anew")
 
 
+def is_alone(item: pytest.Item | None) -> bool:
+    """Say whether no other worker may run a test meanwhile."""
+    return item is not None and item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests marked `alone` first: one worker gets them all, and the others wait for it once."""
+    items.sort(key=is_alone, reverse=True)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Run a test marked `alone` while no other worker runs one; to wait for that is not a part of its timeout."""
     if not hasattr(item.config, "workerinput"):  # no workers: each test is alone
         return (yield)
     # Each worker's own folder is inside one of the whole run.
-    folder = Path(item.config.option.basetemp).parent
-    with turn(folder, alone=item.get_closest_marker("alone") is not None):
+    with turn(Path(item.config.option.basetemp).parent, alone=is_alone(item), go_on=is_alone(nextitem)):
         return (yield)
 
 
@@ -71,7 +81,20 @@ def postgresql() -> Iterator[Postgresql]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database: everything about the journal holds on both kinds."""
+    """The database of a new journal: everything about the journal holds on both kinds."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'journal.db'}"
+        lay_new_journal(url)
+        yield url
+    else:
+        server: Postgresql = request.getfixturevalue("postgresql")
+        with server.new_journal() as url:
+            yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database, of either kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'journal.db'}"
     else:
@@ -89,6 +112,7 @@ def configured(env: dict[str, str]) -> Settings:
 @pytest.fixture
 def app(configured: Settings) -> Iterator[Flask]:
     """The app in this process, its carriers not yet started."""
+    lay_new_journal(configured.database_url)
     made = create_app(configured)
     yield made
     made.extensions[EXTENSION].close()
@@ -107,8 +131,11 @@ def start_service(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
     """Start the service under gunicorn, as in production; more variables as keywords."""
     started: list[Service] = []
 
-    def start(**variables: str) -> Service:
-        service = Service({**env, **variables}, tmp_path / f"service-{len(started)}.log")
+    def start(constants: Mapping[str, float] | None = None, **variables: str) -> Service:
+        log = tmp_path / f"service-{len(started)}.log"
+        told = {**env, **variables}
+        lay_new_journal(told["DATABASE_URL"])
+        service = Service(told, log, constants)
         started.append(service)
         service.wait_until_ready()
         return service

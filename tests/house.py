@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from databases import journal_at
 from flask import Flask
 from parts import kommo_client
 from support import FORM, GENEROUS_SECONDS, JSON, QUALIFIED, ROOT, SECRET
@@ -19,7 +20,6 @@ from app.dispatcher import Dispatcher
 from app.events import Lane
 from app.flows.email_activity import EmailActivityFlow
 from app.flows.resolve import ResolveFlow
-from app.journal import Journal
 from app.mapping import Rules
 from app.webhooks.routes import Receiver, make_blueprint
 from sandbox.town import Town
@@ -225,7 +225,9 @@ def move_in(house: House, rules: Rules, env: dict[str, str]) -> Dispatcher:
         Lane.RESOLVE: ("kommo", ResolveFlow(kommo, rules, [Lane.KOMMO], clock=house.clock)),
         Lane.KOMMO: ("kommo", EmailActivityFlow(kommo, house.clock)),
     }
-    dispatcher = Dispatcher(Journal(env["DATABASE_URL"]), flows, places=2, retention=365 * DAY, clock=house.clock)
+    dispatcher = Dispatcher(
+        journal_at(env["DATABASE_URL"]), flows, places=2, retention=365 * DAY, clock=house.clock
+    )
     routes = make_routes(settings.load(env))
     app = Flask(__name__)
     receiver = Receiver(routes, rules, dispatcher, budget=GENEROUS_SECONDS, clock=house.clock)

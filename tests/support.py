@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import nursery
 import psutil
 import requests
 from databases import run_sql
@@ -27,6 +28,7 @@ from sandbox.vendor import Vendor
 ROOT = Path(__file__).parent.parent
 SECRET = "test-secret-0123456789"
 GENEROUS_SECONDS = 60.0
+GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.conf.py", "wsgi:app")
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
@@ -209,18 +211,25 @@ def free_port() -> int:
 class Service:
     """The service as a process of its own under gunicorn, on a free port of loopback."""
 
-    def __init__(self, variables: dict[str, str], log: Path, command: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        variables: dict[str, str],
+        log: Path,
+        constants: Mapping[str, float] | None = None,
+    ) -> None:
+        """`constants`: what has another value in it, by its full name, such as app.alerts.LOOK_SECONDS."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.variables = variables
         self._log = log
         self._output = log.open("wb")
-        self.process = subprocess.Popen(
-            command or (sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.conf.py", "wsgi:app"),
+        self.process = nursery.Process(
+            GUNICORN,
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": str(port), **variables},
             stdout=self._output,
-            stderr=subprocess.STDOUT,
+            stderr=self._output,
+            constants=constants,
         )
         self._session = requests.Session()
 

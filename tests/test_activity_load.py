@@ -23,7 +23,6 @@ from app.clients.kommo import Change
 from sandbox.town import Town
 
 DEALS, ACTIVITIES, CONNECTIONS = 50, 500, 16
-OUTAGE_SECONDS = 8.0
 
 
 @pytest.fixture
@@ -47,8 +46,10 @@ def send(service: Service, what: dict[str, Any]) -> Any:
 
 
 def test_many_opens_and_clicks_in_any_order_make_one_task_a_deal_and_every_note(
-    service: Service, town: Town
+    start_service: Callable[..., Service], town: Town
 ) -> None:
+    """Kommo allows three times as much as it does, and so do we: it is all over in a third of the time."""
+    service = start_service(KOMMO_RATE_LIMIT="21")
     deals = add_deals(town, DEALS)
     state = town.kommo.state()
     contacts = [int(key) for key, item in state["contacts"].items() if "burst" in item["name"]]
@@ -80,7 +81,7 @@ def test_many_opens_and_clicks_in_any_order_make_one_task_a_deal_and_every_note(
 def _tag(town: Town, contacts: list[int]) -> None:
     town.kommo.switch(rate=0)
     kommo_client(town).update_contacts([Change(contact, add_tags=("kept",)) for contact in contacts])
-    town.kommo.switch(rate=10)  # on a busy machine, the calls of two seconds bunch up on their way
+    town.kommo.switch(rate=30)  # on a busy machine, the calls of two seconds bunch up on their way
     town.kommo.calls.clear()
 
 
@@ -116,7 +117,7 @@ def test_a_click_becomes_a_task_soon_after_an_outage_of_kommo_ends(service: Serv
     fault = {"path": "/api/v4", "status": 503}
     town.kommo.faults.add(**fault)
     assert send(service, body(1, deal, email, "email_link_clicked")).json()["status"] == "accepted"
-    time.sleep(OUTAGE_SECONDS)  # long enough for several attempts to fail
+    eventually(lambda: town.kommo.count(status=503) >= 3)  # each pause is longer than the last one
     town.kommo.faults.clear()
     ended = time.monotonic()
 

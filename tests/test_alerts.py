@@ -24,6 +24,9 @@ from app.logs import Veil
 from sandbox.town import Town
 
 LEAD = 41_500_011
+LOOK_SECONDS = 0.5
+QUICK = {"app.alerts.LOOK_SECONDS": LOOK_SECONDS, "app.alerts.GATHER_SECONDS": 1.0}
+"""For services that are waited for. The times themselves are held by the tests with a clock of their own."""
 LINK = "https://relay.example.com/ops"
 LOCKED = "Ortto: POST /activities/create answered 401: Unauthorized"
 LOCKED_TOLD = (
@@ -382,13 +385,13 @@ def test_of_two_replicas_one_tells_and_the_other_goes_on_when_it_dies(
     start_service: Callable[..., Service], database_url: str, town: Town, chat: Chat
 ) -> None:
     told = {"DATABASE_URL": database_url, "ALERT_WEBHOOK_URL": chat.url, "PUBLIC_URL": "https://relay.example.com"}
-    replicas = [start_service(**told, RECONCILE_MINUTES="0") for _ in range(2)]
+    replicas = [start_service(QUICK, **told) for _ in range(2)]
     town.ortto.faults.add(status=401)
     for number, replica in enumerate(replicas):
         replica.post("kommo", stage_hook(LEAD, status=QUALIFIED + number), FORM)
 
     eventually(lambda: chat.texts)
-    time.sleep(2.5 * alerts.LOOK_SECONDS)
+    time.sleep(2.5 * LOOK_SECONDS)
     assert [text[:32] for text in chat.texts] == ["Kommo Relay: Ortto is paused: Or"]
     assert chat.texts[0].endswith(f"need you. {LINK}")
 
@@ -405,14 +408,14 @@ def test_of_two_replicas_one_tells_and_the_other_goes_on_when_it_dies(
 
     eventually(lambda: len(chat.texts) == 2)
     assert chat.texts[1].startswith("Kommo Relay: Encharge is paused: ")
-    time.sleep(1.5 * alerts.LOOK_SECONDS)
+    time.sleep(1.5 * LOOK_SECONDS)
     assert len(chat.texts) == 2
 
 
 def test_a_missing_webhook_and_a_given_up_delivery_are_told(
     start_service: Callable[..., Service], town: Town, chat: Chat
 ) -> None:
-    service = start_service(ALERT_WEBHOOK_URL=chat.url, RECONCILE_MINUTES="1")
+    service = start_service(QUICK, ALERT_WEBHOOK_URL=chat.url, RECONCILE_MINUTES="1")
     town.ortto.faults.add(status=422)
     eventually(lambda: chat.texts)  # the first look is over: what dies from now on is told
     service.post("kommo", stage_hook(LEAD), FORM)

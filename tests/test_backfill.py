@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databases import run_sql
+from databases import journal_at, run_sql
 from parts import FIELDS, WEBHOOK, Desk, encharge_client, kommo_client, ortto_client, rules_of, stage_event
 from scripts import Script
 from support import NEGOTIATION, PIPELINE, PROPOSAL_SENT, QUALIFIED, ROOT, arrived
@@ -108,7 +108,7 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def journal(database_url: str) -> Iterator[Journal]:
-    made = Journal(database_url)
+    made = journal_at(database_url)
     yield made
     made.close()
 

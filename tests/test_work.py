@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nursery
 from support import FORM, ROOT, Service, add_deals, arrived, eventually, pass_time, rows, stage_hook
 
 from sandbox.town import Town
@@ -17,12 +18,11 @@ WORK = (sys.executable, "-m", "flask", "work")
 
 
 @contextmanager
-def worker(env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker(env: dict[str, str], log: Path) -> Iterator[nursery.Process]:
     """Run `flask work`; FLASK_APP comes from .flaskenv."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            WORK, cwd=ROOT, env={"PATH": os.environ["PATH"], **env}, stdout=output, stderr=subprocess.STDOUT
-        )
+        told = {"PATH": os.environ["PATH"], **env}
+        process = nursery.Process(WORK, cwd=ROOT, env=told, stdout=output, stderr=output)
         try:
             yield process
         finally:

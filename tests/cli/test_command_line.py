@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import nursery
 import pytest
 from dotenv import dotenv_values
 from flask import Flask
@@ -32,20 +33,29 @@ BROKEN = {"KOMMO_SUBDOMAIN": "acme.kommo.com", "PORT": "x", "KOMMO_SUBDOMIAN": "
 
 def run(command: Sequence[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a process in a folder without `.env`, with these variables and no others."""
+    return nursery.run([sys.executable, *command], cwd=folder, env=environment(variables))
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "FLASK_APP": APP, **variables}
+
+
+def flask(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run(["-m", "flask", *arguments], folder, **variables)
+
+
+def fresh_flask(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it as people do: nothing is imported yet."""
     return subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, "-m", "flask", *arguments],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "FLASK_APP": APP, **variables},
+        env=environment(variables),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-
-
-def flask(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run(["-m", "flask", *arguments], folder, **variables)
 
 
 @pytest.mark.parametrize("variables", [{}, BROKEN], ids=["nothing set", "wrong settings"])
@@ -55,7 +65,7 @@ def test_help_lists_every_command_and_touches_nothing(
     folder = tmp_path / "empty"
     folder.mkdir()
 
-    done = flask(folder, "--help", **variables)
+    done = fresh_flask(folder, "--help", **variables)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert [name for name in app.cli.commands if f"\n  {name} " not in done.stdout] == []
@@ -107,7 +117,7 @@ def test_a_broken_mapping_file_stops_it_too(name: str, env: dict[str, str], tmp_
 
 
 def test_commands_run_when_all_is_right(env: dict[str, str], tmp_path: Path) -> None:
-    done = flask(tmp_path, "events", **env)
+    done = fresh_flask(tmp_path, "events", **env)
     assert (done.returncode, done.stdout, done.stderr) == (0, "No events fit.\n", "")
     done = flask(tmp_path, "routes", **env)
     assert "/webhooks/kommo/stage" in done.stdout

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from databases import run_sql
+from databases import lay_new_journal, run_sql
 from flask import Flask, redirect
 from parts import encharge_client, stage_event
 from support import QUALIFIED, ROOT, Service, eventually, free_port, journal_file, stage_hook
 
 from app import accounts, make_doctor, mapping, settings
 from app.cli import doctor as command
+from app.clients.http import Http
 from app.doctor import Colour, Doctor, Line
 from app.doctor.lines import green, red
 from app.events import Lane, Outcome, Source, State, Webhook
@@ -57,7 +58,7 @@ class Site:
         for need in accounts.encharge_needs(rules):
             client.add_person_field(need.id, need.name, need.kind)
         self.hook()
-        Journal(self.env["DATABASE_URL"]).close()
+        lay_new_journal(self.env["DATABASE_URL"])
 
     def hook(self, at: str = AWAY, secret: str = SECRETS["KOMMO_WEBHOOK_SECRET"], **more: Any) -> None:
         self.town.kommo.hooks.by_url.clear()
@@ -182,6 +183,14 @@ def assign(site: Site, user: int) -> None:
 def no_stages(site: Site) -> None:
     site.env["MAPPING_FILE"] = str(site.folder / "mapping.yaml")
     Path(site.env["MAPPING_FILE"]).write_text("version: 1\n")
+
+
+def hang(site: Site) -> None:
+    """Have Ortto answer its next call too late; what is too late is sooner than in life."""
+    site.patch.setattr(
+        Http.__init__, "__kwdefaults__", {**(Http.__init__.__kwdefaults__ or {}), "read_seconds": 1.0}
+    )
+    site.town.ortto.faults.add(seconds=3.0, times=1)
 
 
 def user_leaves(site: Site) -> None:
@@ -342,7 +351,7 @@ PLANTED: dict[str, tuple[Callable[[Site], Any], str, Colour, str, str]] = {
         "ortto fields", R, "Ortto has no activity act:cm:crm-moved", "Run `flask setup`",
     ),
     "Ortto hangs": (
-        lambda site: site.town.ortto.faults.add(seconds=12.0, times=1),
+        hang,
         "ortto account", R, "no answer in time", "Look at the vendor's status page",
     ),
     "nobody at our address": (

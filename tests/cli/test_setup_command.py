@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nursery
 import pytest
 from support import ROOT
 from test_command_line import APP
@@ -59,15 +60,11 @@ def run(town: Town, tmp_path: Path) -> Run:
             **SECRETS,
             **variables,
         }
-        return subprocess.run(
+        return nursery.run(
             [sys.executable, "-m", "flask", "setup", *options],
             cwd=tmp_path / "cwd",
             env={"PYTHONPATH": str(ROOT), "FLASK_APP": APP, **{name: one for name, one in given.items() if one}},
-            input=answer,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            answer=answer,
         )
 
     return started

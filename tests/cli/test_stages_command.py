@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nursery
 import pytest
 from support import ROOT
 from test_command_line import APP
@@ -35,15 +36,11 @@ def run(town: Town, tmp_path: Path, path: Path) -> Run:
 
     def started(*options: str, answer: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         kommo = {name: value for name, value in town.environment().items() if name.startswith("KOMMO_")}
-        return subprocess.run(
+        return nursery.run(
             [sys.executable, "-m", "flask", "stages", *options],
             cwd=tmp_path,
             env={"PYTHONPATH": str(ROOT), "FLASK_APP": APP, "MAPPING_FILE": str(path), **kommo, **variables},
-            input=answer,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            answer=answer,
         )
 
     return started

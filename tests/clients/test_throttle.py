@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from statistics import median
 
+import nursery
 import pytest
+from support import eventually
 
 from app.clients.errors import ApiError, Fault
 from app.clients.kommo import KommoClient
@@ -116,26 +119,34 @@ journal.close()
 """
 
 
-def caller(url: str, priority: Priority, threads: int) -> subprocess.Popen[str]:
-    """Start a process whose threads make ten calls each in a row once it is told to."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CALLER, url, str(LIMIT), priority.name, str(threads)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Caller:
+    """A process whose threads make ten calls each in a row once it is told to."""
+
+    def __init__(self, folder: Path, url: str, priority: Priority, threads: int) -> None:
+        self._said = folder / f"{uuid.uuid4().hex}.txt"
+        listens, speaks = os.pipe()
+        self._speaks = os.fdopen(speaks, "w")
+        command = [sys.executable, "-c", CALLER, url, str(LIMIT), priority.name, str(threads)]
+        with os.fdopen(listens) as stdin, self._said.open("w") as stdout:
+            self._process = nursery.Process(command, cwd=ROOT, env={}, stdin=stdin, stdout=stdout)
+        eventually(lambda: self._said.read_text().startswith("ready"))
+
+    def call(self, wait: float) -> list[tuple[float, float]]:
+        """Have it call after a while; return when it asked and when each call went."""
+        time.sleep(wait)
+        with self._speaks:
+            self._speaks.write("go\n")
+        assert self._process.wait(90) == 0
+        _, *lines = self._said.read_text().splitlines()
+        return [(float(asked), float(at)) for asked, at in map(str.split, lines)]
 
 
-def test_processes_keep_one_limit_and_the_urgent_one_goes_first(database_url: str) -> None:
+def test_processes_keep_one_limit_and_the_urgent_one_goes_first(database_url: str, tmp_path: Path) -> None:
     """A backfill of ten threads in two processes wants all there is; a third process has ten tasks to write."""
-    busy = [caller(database_url, BACKFILL, 5) for _ in range(2)]
-    urgent = caller(database_url, TASKS, 1)
+    busy = [Caller(tmp_path, database_url, BACKFILL, 5) for _ in range(2)]
+    urgent = Caller(tmp_path, database_url, TASKS, 1)
     with ThreadPoolExecutor(3) as pool:
-        heard = [pool.submit(hear, process, wait=1.0 if process is urgent else 0.0) for process in (urgent, *busy)]
+        heard = [pool.submit(one.call, wait=1.0 if one is urgent else 0.0) for one in (urgent, *busy)]
         tasks, *backfills = [future.result() for future in heard]
     backfill = [at for calls in backfills for _, at in calls]
 
@@ -145,13 +156,6 @@ def test_processes_keep_one_limit_and_the_urgent_one_goes_first(database_url: st
     # In the order of asking, ten others would go before each task.
     before = [sum(asked < other < at for other in backfill) for asked, at in tasks]
     assert median(before) <= 4, before
-
-
-def hear(process: subprocess.Popen[str], wait: float) -> list[tuple[float, float]]:
-    """Let a process call after a while; return when it asked and when each call went."""
-    time.sleep(wait)
-    out, _ = process.communicate("go\n", timeout=90)
-    return [(float(asked), float(at)) for asked, at in map(str.split, out.splitlines())]
 
 
 def test_one_refusal_by_kommo_slows_all_its_clients_down(journals: list[Journal], town: Town) -> None:

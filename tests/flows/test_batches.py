@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import journal_at
 from journal_events import NOW, claim, record, stage
 
 from app.clients.errors import ApiError, Fault
@@ -197,7 +198,7 @@ def open_journal(tmp_path: Path) -> Iterator[Callable[[], Journal]]:
     opened: list[Journal] = []
 
     def open_one() -> Journal:
-        opened.append(Journal(f"sqlite:///{tmp_path / 'journal.db'}"))
+        opened.append(journal_at(f"sqlite:///{tmp_path / 'journal.db'}"))
         return opened[-1]
 
     yield open_one

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from databases import journal_at
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts import FIELDS, WEBHOOK, Clock, Desk, email_event, kommo_client
@@ -143,7 +144,7 @@ class Bench:
 @pytest.fixture
 def bench(town: Town, tmp_path: Path) -> Iterator[Bench]:
     town.kommo.switch(rate=0)
-    journal = Journal(f"sqlite:///{tmp_path / 'journal.db'}")
+    journal = journal_at(f"sqlite:///{tmp_path / 'journal.db'}")
     rules = mapping.load(ROOT / "config" / "mapping.yaml", FIELDS)
     kommo, clock = kommo_client(town), Clock()
     yield Bench(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import requests
-from databases import run_sql
+from databases import journal_at, run_sql
 from parts import Clock, Desk, email_event, kommo_client
 from scripts import ANSWERS, OK, Script
 from support import add_deals, eventually
@@ -67,7 +67,7 @@ class Bench:
 def bench(town: Town, tmp_path: Path) -> Iterator[Bench]:
     town.kommo.switch(rate=0)
     url = f"sqlite:///{tmp_path / 'journal.db'}"
-    journal = Journal(url)
+    journal = journal_at(url)
     clock = Clock()
     yield Bench(town, Desk(journal, clock), clock, EmailActivityFlow(kommo_client(town), clock), url)
     journal.close()

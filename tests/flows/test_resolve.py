@@ -9,6 +9,7 @@ from typing import Any
 
 import flask
 import pytest
+from databases import journal_at
 from parts import Clock, Desk, email_event, kommo_client, rules_of, stage_event
 from scripts import Script
 from support import NEGOTIATION, PIPELINE, PROPOSAL_SENT, QUALIFIED, add_deals
@@ -17,7 +18,6 @@ from app.clients.errors import ApiError, Fault
 from app.events import HELD, LOST, WON, Action, Event, Lane, Outcome, Owed, Response, StageNews, State
 from app.flows import Result
 from app.flows.resolve import ResolveFlow
-from app.journal import Journal
 from sandbox.town import Town
 from sandbox.vendor import Fault as VendorFault
 from sandbox.vendor import Faults
@@ -78,7 +78,7 @@ def make(town: Town, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         clock = Clock()
         rules = rules_of(tmp_path / "mapping.yaml", text)
         flow = ResolveFlow(kommo_client(town), rules, (Lane.ENCHARGE, Lane.ORTTO), clock=clock)
-        made.append(Bench(town, Desk(Journal(f"sqlite:///{tmp_path / 'journal.db'}"), clock), flow))
+        made.append(Bench(town, Desk(journal_at(f"sqlite:///{tmp_path / 'journal.db'}"), clock), flow))
         return made[-1]
 
     yield make

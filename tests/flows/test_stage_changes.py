@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import journal_at
 from parts import Clock, Desk, encharge_client, kommo_client, ortto_client, rules_of, stage_event
 from scripts import ANSWERS, OK, Script
 from support import NEGOTIATION, PIPELINE, PROPOSAL_SENT, QUALIFIED, add_deals, arrived
@@ -70,7 +71,7 @@ class Bench:
 @pytest.fixture
 def bench(town: Town, tmp_path: Path) -> Iterator[Bench]:
     town.kommo.switch(rate=0)
-    journal = Journal(f"sqlite:///{tmp_path / 'journal.db'}")
+    journal = journal_at(f"sqlite:///{tmp_path / 'journal.db'}")
     clock = Clock()
     made = Bench(town, Desk(journal, clock), rules_of(tmp_path / "mapping.yaml", MAPPING), clock)
     made.use(Lane.ENCHARGE)

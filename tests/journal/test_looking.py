@@ -123,12 +123,12 @@ def test_another_schema_is_told_and_left(database_url: str, version: str, known:
     assert (seen.schema, seen.known, seen.usable) == (version, known, False)
 
 
-def test_an_empty_database_is_not_filled(database_url: str) -> None:
-    if database_url.startswith("sqlite"):
-        Path(database_url.removeprefix("sqlite:///")).touch()
-    seen = inspect(database_url)
+def test_an_empty_database_is_not_filled(empty_database_url: str) -> None:
+    if empty_database_url.startswith("sqlite"):
+        Path(empty_database_url.removeprefix("sqlite:///")).touch()
+    seen = inspect(empty_database_url)
     assert (seen.exists, seen.schema, seen.known, seen.usable) == (True, None, True, False)
-    again = inspect(database_url)
+    again = inspect(empty_database_url)
     assert replace(again, free=None) == replace(seen, free=None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import nursery
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -146,13 +146,12 @@ def test_two_journals_may_open_an_empty_file_at_once(path: Path) -> None:
 
 def test_several_processes_may_open_an_empty_file_at_once(path: Path) -> None:
     code = f"from app.journal import Journal; Journal('sqlite:///{path}').close()"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-
-    assert [process.communicate(timeout=60)[1] for process in processes] == [""] * 4
-    assert [process.returncode for process in processes] == [0] * 4
+    with (path.parent / "errors.txt").open("wb") as errors:
+        processes = [
+            nursery.Process([sys.executable, "-c", code], cwd=ROOT, env={}, stderr=errors) for _ in range(4)
+        ]
+        assert [process.wait(60) for process in processes] == [0] * 4
+    assert (path.parent / "errors.txt").read_text() == ""
     assert answers(path, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 

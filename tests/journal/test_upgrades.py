@@ -99,8 +99,8 @@ def test_what_an_older_version_wrote_is_found(database_url: str) -> None:
     journal.close()
 
 
-def test_the_first_migration_alone_makes_a_journal_that_can_be_upgraded(database_url: str) -> None:
-    writer, reader = schema.open_engines(database_url)
+def test_the_first_migration_alone_makes_a_journal_that_can_be_upgraded(empty_database_url: str) -> None:
+    writer, reader = schema.open_engines(empty_database_url)
     config = Config()
     config.set_main_option("script_location", str(schema.MIGRATIONS))
     with writer.begin() as connection:
@@ -109,6 +109,6 @@ def test_the_first_migration_alone_makes_a_journal_that_can_be_upgraded(database
     writer.dispose()
     reader.dispose()
 
-    Journal(database_url).close()
+    Journal(empty_database_url).close()
 
-    assert version_and_indexes(database_url)[0] == HEAD
+    assert version_and_indexes(empty_database_url)[0] == HEAD

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import nursery
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
@@ -305,15 +305,9 @@ def test_on_a_full_disk_nobody_is_told_that_lost_words_are_written(tmp_path: Pat
     """
     path = tmp_path / "full.db"
 
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path), str(limit)],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=60,
-    )
+    done = nursery.run([sys.executable, "-c", FULL_DISK, str(path), str(limit)], cwd=ROOT, env={})
 
+    assert (done.returncode, done.stderr) == (0, "")
     told = {number for number, word in json.loads(done.stdout).items() if word == "written"}
     with closing(sqlite3.connect(path)) as connection:
         written = {key for (key,) in connection.execute("SELECT dedupe_key FROM events")}

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from app import EXTENSION, create_app, logs, make_veil, settings
+from app.server import Worker
 from app.settings import SettingsError
 
 try:
@@ -14,7 +15,7 @@ except SettingsError as error:
     sys.exit(f"Kommo Relay cannot start:\n{error}")
 
 bind = f"{told.web_host}:{told.web_port}"
-worker_class = "gthread"
+worker_class = Worker  # gthread, with a limit to how long it waits for a slow sender
 workers = 1  # one process carries the load; PostgreSQL and more replicas are the way to scale out
 threads = told.web_threads
 worker_connections = 4000  # a bulk action brings a thousand at once, and open ones count

@@ -86,6 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "moments": set(),
     "settings": WORDS | {"ids"},
     "logs": WORDS,
+    "server": set(),
 }
 """What each part of app/ may import of the others; itself it may always."""
 
@@ -102,7 +103,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "yaml": ("app.mapping.file", "app.mapping.stage_list"),
     "anyascii": ("app.mapping.stage_list",),
     "dotenv": ("app.settings", "app.dotenv_file"),
-    "gunicorn": (),
+    "gunicorn": ("app.server",),
     "prometheus_client": ("app.ops.metrics",),
 }
 """Where a library may be imported: `app` is the one file, any other is that module and all below it."""

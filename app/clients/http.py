@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ import structlog
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
 from app.clients.errors import ApiError, Fault
 from app.clients.rehearsal import Rehearsal, WireCall
@@ -31,11 +33,16 @@ POOL_SIZE = 36  # connections kept open: a lane's own, and Encharge's events at 
 WORDS_KEPT = 300  # of a vendor's error text
 RAW_WORDS_KEPT = 100  # of one that is not in the vendor's own form
 BLOCK_SECONDS = 30.0  # how long a block is waited out before the next look, if it does not say
+LARGEST_ANSWER = 32 * 1024 * 1024  # bytes, unpacked; 250 deals with all their fields are some 2 MB
+ANSWER_SECONDS = 60.0  # for a whole body: one that drips holds its lane
+PIECE = 65536  # bytes of a body that are read, and unpacked, at once
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # NUL cannot be stored; terminals obey the rest
 LONGEST_WAIT_SECONDS = 86400.0  # a vendor whose clock is wrong must not be left alone for weeks
 
 PASSING = frozenset({408, 423, 425, 429})
 LOCKED_OUT = frozenset({401, 402, 403})
 NO_SUCH_PLACE = frozenset({404, 405})
+UNREADABLE = (ValueError, RecursionError)  # not JSON; a number of thousands of digits; nested without end
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Http:
     `is_block` tells by status and body a passing block for too many calls from a refused key. `may_write` is asked
     at the last moment before anything but a read goes out. `observe` hears of every request that went out.
     `rehearsal` hears of every call, and catches what writes: that is not sent, and counts as done.
-    Redirects are not followed: they would carry the token to another host.
+    Redirects are not followed: they would carry the token to another host. Nor is a password taken from `.netrc`.
     """
 
     def __init__(
@@ -173,7 +180,8 @@ class Http:
         try:
             self._check_lease()
             prepared = self._prepared(method, path, query, body)
-            response = self._session.send(prepared, timeout=self._timeout, allow_redirects=False)
+            response = self._session.send(prepared, timeout=self._timeout, allow_redirects=False, stream=True)
+            text = _text(response)
         except _LeaseOverError as error:
             raise ApiError(
                 f"{self.vendor}: {method} {path} was not sent: another process may have taken over",
@@ -191,8 +199,8 @@ class Http:
             date = response.headers.get("Date")
             self._rehearsal.hear(self._on_the_wire(prepared, status=response.status_code, ahead=_ahead(date)))
         if response.status_code >= 300:
-            raise self._refused(response, method, path)
-        return self._parsed(response, method, path)
+            raise self._refused(response, text, method, path)
+        return self._parsed(response, text, method, path)
 
     def _check_lease(self) -> None:
         if self._about_to.write and not self._may_write():
@@ -234,18 +242,18 @@ class Http:
             ahead,
         )
 
-    def _parsed(self, response: requests.Response, method: str, path: str) -> Any:
-        if not response.content:
+    def _parsed(self, response: requests.Response, text: str, method: str, path: str) -> Any:
+        if not text:
             return None
         try:
-            return _storable(response.json())
-        except requests.JSONDecodeError as error:
-            if method != "GET" and not response.text.lstrip().startswith("<"):
+            return _storable(json.loads(text))
+        except UNREADABLE as error:
+            if method != "GET" and not text.lstrip().startswith("<"):
                 return None  # done; no caller needs the words of a write's answer
             # A page of HTML comes from a proxy or a maintenance page: nobody knows what became of a write.
             raise ApiError(
                 f"{self.vendor}: {method} {path} answered {response.status_code} with something that is not JSON: "
-                f"{self._raw(response)!r}",
+                f"{self._raw(text)!r}",
                 fault=Fault.PASSING,
                 vendor=self._key,
                 status=response.status_code,
@@ -257,30 +265,34 @@ class Http:
         words = "no connection" if unsent else "no answer"
         if isinstance(error, requests.Timeout):
             words += " in time"
+        why = error if isinstance(error, _EndlessError) else type(error).__name__
         return ApiError(
-            f"{self.vendor}: {words} to {method} {path} ({type(error).__name__})",
+            f"{self.vendor}: {words} to {method} {path} ({why})",
             fault=Fault.PASSING,
             vendor=self._key,
             ambiguous=not unsent,
         )
 
-    def _refused(self, response: requests.Response, method: str, path: str) -> ApiError:
+    def _refused(self, response: requests.Response, text: str, method: str, path: str) -> ApiError:
         status = response.status_code
         try:
-            refusal = self._explain(response.json())
-        except (requests.JSONDecodeError, LookupError, TypeError, AttributeError):
+            refusal = self._explain(json.loads(text))
+        except (*UNREADABLE, LookupError, TypeError, AttributeError):
             refusal = Refusal()
         # Proxies and block pages answer in HTML, and words outside the vendor's form are words too.
         words = _cut(self._hide(refusal.words), WORDS_KEPT) if isinstance(refusal.words, str) else ""
+        if not words and 300 <= status < 400:
+            words = "a redirect, which is not followed; is the address of the API right?"
         wait = _seconds(refusal.retry_after)
         if wait is None:
             wait = _seconds(response.headers.get("Retry-After"))
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             self._hear_refusal(wait)
-        blocked = self._is_block(status, response.text)
+        blocked = self._is_block(status, text)
+        told = words or self._raw(text) or self._hide(response.reason)
         return ApiError(
-            f"{self.vendor}: {method} {path} answered {status}: {words or self._raw(response) or response.reason}",
-            fault=Fault.PASSING if blocked else _fault(status, response.text),
+            f"{self.vendor}: {method} {path} answered {status}: {told}",
+            fault=Fault.PASSING if blocked else _fault(status, text),
             vendor=self._key,
             status=status,
             retry_after=BLOCK_SECONDS if blocked and wait is None else wait,
@@ -288,8 +300,8 @@ class Http:
             ambiguous=status >= 500,
         )
 
-    def _raw(self, response: requests.Response) -> str:
-        return _cut(self._hide(" ".join(response.text.split())), RAW_WORDS_KEPT)
+    def _raw(self, text: str) -> str:
+        return _cut(self._hide(" ".join(text.split())), RAW_WORDS_KEPT)
 
     def _hide(self, words: str) -> str:
         """Return a vendor's words without our keys, which a debug page may echo."""
@@ -301,6 +313,31 @@ class Http:
 
 class _LeaseOverError(Exception):
     """This process may not write to the vendor any more."""
+
+
+class _EndlessError(requests.RequestException):
+    """An answer that is larger, or takes longer, than any that a vendor has reason to give; says which."""
+
+
+def _text(response: requests.Response) -> str:
+    """Return an answer's body, unpacked: no more of it than is reasonable. Raises _EndlessError.
+
+    A few packed bytes can become a flood, and one that drips byte by byte never runs into a time-out.
+    """
+    body, began = bytearray(), time.monotonic()
+    with response:
+        try:
+            while piece := response.raw.read1(PIECE, decode_content=True):
+                body += piece
+                if len(body) > LARGEST_ANSWER:
+                    raise _EndlessError(f"more than {LARGEST_ANSWER >> 20} MiB")
+                if time.monotonic() - began > ANSWER_SECONDS:
+                    raise _EndlessError(f"not whole after {ANSWER_SECONDS:g} s")
+        except ReadTimeoutError as error:
+            raise requests.ReadTimeout(error) from error
+        except HTTPError as error:
+            raise requests.ConnectionError(error) from error
+    return body.decode(json.detect_encoding(body), "replace")
 
 
 class _InOnePiece(HTTPConnection):
@@ -392,9 +429,9 @@ def _unsent(error: requests.RequestException) -> bool:
 
 
 def _storable(value: Any) -> Any:
-    """Return parsed JSON without NUL and half characters (an emoji that was cut): no database stores them."""
+    """Return parsed JSON without control characters, and without half ones (an emoji that was cut)."""
     if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode()
+        return CONTROL.sub("", value).encode("utf-8", "replace").decode()
     if isinstance(value, list):
         return [_storable(item) for item in value]
     if isinstance(value, dict):

@@ -26,6 +26,7 @@ KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 UNRESOLVED = re.compile(r"\{\{.*?(?:\}\}|\Z)|\{%.*?%\}", re.DOTALL)  # a merge tag that nobody filled in
 NOTHING = frozenset({"null", "none", "nil", "undefined"})  # what templates write for a value that is not there
 FIELD_ID = re.compile(r"^[a-z0-9]{3}:[a-z]*:")  # how Ortto's ids of fields begin: `str:cm:kommo-lead-id`
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # but for tabs and ends of lines
 LONG_WORD = re.compile(r"[^\s\[\]]{20}")  # what people type is shorter
 FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -189,13 +190,14 @@ def as_word(value: object, *, limit: int = 500) -> str:
 def _clean(value: object, limit: int) -> str:
     """Return text or a whole number as text that can be stored; empty for anything else.
 
-    Half characters (JSON's lone surrogates) and NUL are taken out: no database stores them.
+    Half characters (JSON's lone surrogates) and NUL are taken out: no database stores them. So is what a terminal
+    would obey: much of this is printed by commands.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
         return ""
-    clean = value.replace("\0", "").encode("utf-8", "replace").decode().strip()[:limit].rstrip()
+    clean = CONTROL.sub("", value).encode("utf-8", "replace").decode().strip()[:limit].rstrip()
     return "" if clean.lower() in NOTHING else clean
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -295,12 +298,145 @@ def test_a_status_says_whose_fault_it_is(
     }
 
 
-def test_a_redirect_is_not_followed(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
-    wire.get(f"{URL}/a", status=302, headers={"Location": "https://elsewhere.example/"})
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param("https://elsewhere.example/", id="another host"),
+        pytest.param("http://api.vendor.example/v1/a", id="without TLS"),
+        pytest.param("/v1/b", id="the same host"),
+        pytest.param("http://169.254.169.254/latest/meta-data/", id="inside of a cloud"),
+        pytest.param("file:///etc/passwd", id="a file"),
+    ],
+)
+def test_a_redirect_is_not_followed(
+    wire: responses.RequestsMock, make: Callable[..., Http], status: int, target: str
+) -> None:
+    wire.get(f"{URL}/a", status=status, body=f'<a href="{target}">moved</a>', headers={"Location": target})
 
     error = failure(lambda: make().get("/a"))
 
-    assert (error.fault, error.status, len(wire.calls)) == (Fault.LOCKED_OUT, 302, 1)
+    assert (error.fault, error.status, len(wire.calls)) == (Fault.LOCKED_OUT, status, 1)
+    words = "a redirect, which is not followed; is the address of the API right?"
+    assert str(error) == f"Vendor: GET /a answered {status}: {words}"
+
+
+def test_no_write_is_sent_on_by_a_redirect(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    wire.post(f"{URL}/a", status=307, headers={"Location": "https://elsewhere.example/"})
+    wire.delete(f"{URL}/a", status=308, headers={"Location": "https://elsewhere.example/"})
+
+    assert failure(lambda: make().post("/a", {})).status == 307
+    assert failure(lambda: make().delete("/a", {})).status == 308
+    assert len(wire.calls) == 2
+
+
+# -- answers that are too much ------------------------------------------------------------------------------------
+
+
+def gzipped(zeros: int) -> bytes:
+    return gzip.compress(b"[" + b" " * zeros + b"]")
+
+
+def packed(body: bytes, head: str = "Content-Encoding: gzip\r\n") -> bytes:
+    return f"HTTP/1.1 200 OK\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+BOMB = gzipped(20_000_000)
+
+
+def test_a_packed_answer_is_unpacked(make: Callable[..., Http]) -> None:
+    with vendor(lambda connection, _: connection.sendall(packed(gzipped(100_000)))) as (url, _):
+        assert make(url).get("/a") == []
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("kind", ["packed", "plain", "chunks without an end"])
+def test_no_more_of_an_answer_is_read_than_there_is_reason_for(
+    make: Callable[..., Http], monkeypatch: pytest.MonkeyPatch, kind: str, status: int
+) -> None:
+    """A bomb of 20 MB in 20 KB; a body of 20 MB; chunks for ever. Of each, a little is read and unpacked."""
+    monkeypatch.setattr("app.clients.http.LARGEST_ANSWER", 1024 * 1024)
+    sent: list[int] = []
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        begin = {"packed": packed(BOMB), "plain": packed(b"", "").replace(b"Length: 0", b"Length: 20000000")}
+        chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(begin.get(kind, chunks).replace(b"200", b"%d" % status))
+        piece = b"10000\r\n" + b"x" * 65536 + b"\r\n" if kind.startswith("chunks") else b"x" * 65536
+        with suppress(ConnectionError):
+            for _ in range(0 if kind == "packed" else 300):
+                connection.sendall(piece)
+                sent.append(len(piece))
+
+    tracemalloc.start()
+    try:
+        with vendor(answer) as (url, _):
+            error = failure(lambda: make(url).get("/a"))
+            assert tracemalloc.get_traced_memory()[1] < 16_000_000
+    finally:
+        tracemalloc.stop()
+
+    assert (str(error), error.fault) == ("Vendor: no answer to GET /a (more than 1 MiB)", Fault.PASSING)
+    assert sum(sent) < 15_000_000
+
+
+def test_an_answer_that_drips_is_given_up(make: Callable[..., Http], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.clients.http.ANSWER_SECONDS", 0.3)
+
+    def drip(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with suppress(ConnectionError):
+            for _ in range(100):
+                connection.sendall(b"x")
+                time.sleep(0.05)
+
+    began = time.monotonic()
+    with vendor(drip) as (url, _):
+        error = failure(lambda: make(url).post("/a", {}))
+        assert time.monotonic() - began < 3
+    assert (str(error), error.ambiguous) == ("Vendor: no answer to POST /a (not whole after 0.3 s)", True)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize(
+    "body", ["[" * 200_000, '{"a":' * 200_000, f"[{'9' * 5000}]"], ids=["lists", "objects", "number"]
+)
+def test_json_that_cannot_be_read_is_no_fault_of_ours(
+    wire: responses.RequestsMock, make: Callable[..., Http], status: int, body: str
+) -> None:
+    wire.get(f"{URL}/a", status=status, body=body)
+
+    error = failure(lambda: make().get("/a"))
+
+    assert error.fault == Fault.PASSING
+    assert str(error).startswith(f"Vendor: GET /a answered {status}")
+    assert len(str(error)) < 300
+
+
+def test_a_terminal_is_told_nothing_by_a_vendor(wire: responses.RequestsMock, make: Callable[..., Http]) -> None:
+    """Its words are printed by commands: an escape sequence could change what stands there, or the window."""
+    evil = "a\x1b[2J\x1b]0;b\x07c\x9b31md\x7f\x08"
+    wire.get(f"{URL}/a", json={"name": evil, "text": "two\n\tlines"})
+    wire.get(f"{URL}/b", status=422, body=evil)
+    wire.get(f"{URL}/c", status=422, json={"words": evil})
+
+    assert make().get("/a") == {"name": "a[2J]0;bc31md", "text": "two\n\tlines"}
+    assert str(failure(lambda: make().get("/b"))).endswith("answered 422: a[2J]0;bc31md")
+    assert str(failure(lambda: make().get("/c"))).endswith("answered 422: a[2J]0;bc31md")
+
+
+def test_no_password_of_netrc_takes_the_place_of_the_key(
+    make: Callable[..., Http], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login somebody password netrc-password\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert requests.utils.get_netrc_auth("http://127.0.0.1/") == ("somebody", "netrc-password")
+    with vendor(lambda connection, _: connection.sendall(OK)) as (url, received):
+        make(url).get("/a")
+    assert f"Authorization: Bearer {TOKEN}\r\n".encode() in received[0]
+    assert b"Basic" not in received[0]
 
 
 @pytest.mark.parametrize(
@@ -479,10 +615,10 @@ def babble(connection: socket.socket, _: bytes) -> None:
     ("answer", "words"),
     [
         pytest.param(hang, "no answer in time to POST /a (ReadTimeout)", id="silence"),
-        pytest.param(hang_in_the_body, "no answer to POST /a (ConnectionError)", id="silence in the body"),
+        pytest.param(hang_in_the_body, "no answer in time to POST /a (ReadTimeout)", id="silence in the body"),
         pytest.param(close, "no answer to POST /a (ConnectionError)", id="closed"),
         pytest.param(reset, "no answer to POST /a (ConnectionError)", id="reset"),
-        pytest.param(cut, "no answer to POST /a (ChunkedEncodingError)", id="cut off in the body"),
+        pytest.param(cut, "no answer to POST /a (ConnectionError)", id="cut off in the body"),
         pytest.param(babble, "no answer to POST /a (ConnectionError)", id="not HTTP"),
     ],
 )

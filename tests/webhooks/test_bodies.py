@@ -243,6 +243,8 @@ def test_a_missing_id_is_named_by_its_path(value: object, message: str) -> None:
         (" Hello ", "Hello"),
         (7351, "7351"),
         ("a\0b", "ab"),
+        ("a\x1b[2Jb\x9b\x7f\x08", "a[2Jb"),  # what a terminal would obey
+        ("a\nb\tc", "a\nb\tc"),
         ("half \ud83d", "half ?"),
         ("{{ person.userId }}", ""),
         ("Hello {{person.firstName}}", "Hello"),

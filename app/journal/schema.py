@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,14 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
 
 
 def _sqlite(url: URL) -> tuple[Engine, Engine]:
+    path = Path(url.database or "")
     try:
-        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JournalError(f"DATABASE_URL: the folder of {url.database} cannot be made: {error}") from error
+    if url.database and not path.exists():
+        with suppress(OSError):  # why it cannot be made is told when it is opened
+            path.touch(mode=0o600)  # it will hold addresses; what SQLite puts beside it gets the same mode
     arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
     writer = create_engine(url, connect_args=arguments)
     reader = create_engine(url, connect_args=arguments, isolation_level="AUTOCOMMIT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 import sys
 import threading
 import time
@@ -50,6 +51,17 @@ def run(path: Path, *statements: str) -> None:
 def answers(path: Path, query: str) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
+
+
+def test_a_new_file_is_for_its_own_user_only(path: Path) -> None:
+    """It holds people's addresses. One that is there keeps its mode."""
+    journal = Journal(f"sqlite:///{path}")
+    made = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob(f"{path.name}*")}
+    journal.close()
+    assert made == dict.fromkeys((path.name, f"{path.name}-wal", f"{path.name}-shm"), 0o600)
+    path.chmod(0o640)
+    opened(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_the_migrations_lead_to_the_tables(path: Path) -> None:

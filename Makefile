@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .venv-tools
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+LOCK_ARGS ?=
 
-.PHONY: help install demo sandbox run chaos bench test lint check format clean
+.PHONY: help install demo sandbox run chaos bench test lint check format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -13,13 +15,13 @@ help: ## Show this help
 
 install: $(VENV)/installed ## Install what everything needs into .venv
 
-$(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt
+$(VENV)/installed: requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  version=`$(PYTHON) --version 2>/dev/null || echo "not installed"`; \
 	  echo "Kommo Relay needs Python 3.11 or newer; $(PYTHON) is $$version. Name another one: make PYTHON=python3.12 install"; \
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
 demo: install ## See deals and emails flow both ways, against a sandbox (KEEP=1 leaves it running)
@@ -54,5 +56,18 @@ format: install ## Format the code and mend what lint can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+lock: $(TOOLS)/installed ## Pin all that requirements*.txt bring along, with hashes (LOCK_ARGS=--upgrade for the newest)
+	@for name in requirements requirements-dev; do \
+	  $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" $(LOCK_ARGS) -o $$name.lock $$name.txt || exit 1; done
+
+audit: $(TOOLS)/installed ## Ask the public lists of vulnerabilities about all that is pinned
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock -r requirements-dev.lock
+
+$(TOOLS)/installed: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 pip-audit==2.10.1
+	@touch $@
+
 clean: ## Remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) .pytest_cache .mypy_cache .ruff_cache

@@ -297,7 +297,33 @@ def installed_with(requirement: Requirement, seen: set[tuple[str, str]]) -> dict
     return versions
 
 
-def test_constraints_pin_all_that_pip_installs() -> None:
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+
+
+def locked(name: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """Return what a lock file pins: the version and the hashes of each package."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    pin = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?==([\w.]+)(?: ; [^#]*?)?((?: +--hash=sha256:[0-9a-f]{64})+)")
+    found = [pin.fullmatch(line) for line in lines]
+    assert [line for line, match in zip(lines, found, strict=True) if match is None] == []
+    return {canonicalize_name(match[1]): (match[2], frozenset(match[3].split())) for match in found if match}
+
+
+def test_what_the_image_gets_is_what_is_tested() -> None:
+    service, all_of_it = (locked(name) for name in LOCKS)
+    assert len(service) > 20
+    assert {name: all_of_it.get(name) for name in service} == service
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_the_lock_is_of_these_requirements(name: str) -> None:
+    asked = [Requirement(line.partition("#")[0]) for line in requirement_lines(f"{name}.txt")]
+    pinned = {name: version for name, (version, _) in locked(f"{name}.lock").items()}
+    assert [str(need) for need in asked if pinned.get(canonicalize_name(need.name)) not in need.specifier] == []
+
+
+def test_the_locks_pin_all_that_pip_installs() -> None:
     needed = [
         Requirement(line.partition("#")[0])
         for name in ("requirements.txt", "requirements-dev.txt")
@@ -307,8 +333,5 @@ def test_constraints_pin_all_that_pip_installs() -> None:
     seen: set[tuple[str, str]] = set()
     for requirement in needed:
         installed |= installed_with(requirement, seen)
-    pinned = {
-        canonicalize_name(name): version
-        for name, _, version in (line.partition("==") for line in requirement_lines("constraints.txt"))
-    }
+    pinned = {name: version for name, (version, _) in locked("requirements-dev.lock").items()}
     assert {name: pinned.get(name) for name in installed} == installed

@@ -45,12 +45,14 @@ from app.ops import health
 from app.ops import metrics as ops_metrics
 from app.ops import routes as page_routes
 from app.ops.forms import Forms
+from app.ops.headers import protect
 from app.ops.masks import Mask
 from app.ops.metrics import Metrics
 from app.ops.page import Page
 from app.reconcile import Reconciler
 from app.rounds import Rounds
 from app.settings import ACCESS, Settings, SettingsError, Survey
+from app.strangers import Strangers
 from app.webhooks import kommo, routes
 from app.webhooks.readers import reader
 from app.webhooks.routes import Receiver, Route
@@ -71,6 +73,7 @@ def create_app(configured: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions[EXTENSION] = parts.dispatcher
     ways = make_routes(told)
+    strangers = Strangers(observe=parts.metrics.refused)
     receiver = Receiver(
         ways,
         parts.rules,
@@ -78,15 +81,17 @@ def create_app(configured: Settings | None = None) -> Flask:
         budget=told.reply_budget_seconds,
         to_kommo=Answers().answered,
         observe=parts.metrics.answered,
+        strangers=strangers,
     )
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(parts.journal, parts.vendors, oldest=told.overdue_minutes * 60.0))
-    app.register_blueprint(ops_metrics.make_blueprint(parts.metrics, told.ops_token))
+    app.register_blueprint(ops_metrics.make_blueprint(parts.metrics, told.ops_tokens, strangers))
     page = make_page(told, parts.rules, parts.flows, parts.journal)
     app.register_blueprint(
-        page_routes.make_blueprint(page_routes.Desk(page, Forms(told.ops_token or "")), told.ops_token)
+        page_routes.make_blueprint(page_routes.Desk(page, Forms(told.ops_tokens)), told.ops_tokens, strangers)
     )
     app.register_error_handler(HTTPException, as_json)
+    app.after_request(protect)
     return app
 
 

@@ -25,22 +25,24 @@ ENCODED_EMAIL = re.compile(rf"(?<!{_LOCAL})(?:(?!%40){_LOCAL})++%40{_HOST}")
 FIRST = re.compile(r"\W*\w?")
 WEBHOOK_PATH = re.compile(rf"(/webhooks/(?:kommo/stage|{'|'.join(Source)}))[/?](?!<)[^\s\"'<>)]*")
 QUERY = re.compile(r"([A-Z]+ /[^\s?\"]*)\?[^\s\"]*")  # of a request line in an access log
-# What a terminal obeys, and what some readers of logs take for the end of a line.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What a terminal obeys, what some readers of logs take for the end of a line, and what turns the order of letters.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # JSON's own rules leave these as they are.
-UNESCAPED = re.compile("[\x7f-\x9f\u2028\u2029]")
+UNESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class Veil:
     """Takes out of a line what must not be seen: `hidden` words, and the secrets in webhooks' paths.
 
-    `emails`: `masked`; or `full`, as they are; or `none`, where not even their domains may be seen.
+    `emails`: `masked`; or `full`, as they are; or `none`, where not even their domains may be seen. `mark`: what
+    stands in the place of a hidden word.
     """
 
-    def __init__(self, hidden: Collection[str] = (), *, emails: str = "masked") -> None:
+    def __init__(self, hidden: Collection[str] = (), *, emails: str = "masked", mark: str = "***") -> None:
         words = sorted((word for word in hidden if len(word) >= SHORTEST_HIDDEN), key=len, reverse=True)
         self._hidden = re.compile("|".join(map(re.escape, words))) if words else None
         self._emails = emails
+        self._mark = mark
         self._masked: Callable[[re.Match[str]], str] = _no_address if emails == "none" else _masked
 
     def __call__(self, _logger: WrappedLogger, _name: str, line: EventDict) -> EventDict:
@@ -52,7 +54,7 @@ class Veil:
         if len(words) < SHORTEST_HIDDEN and "@" not in words:
             return words
         if self._hidden:
-            words = self._hidden.sub("***", words)
+            words = self._hidden.sub(self._mark, words)
         if "/webhooks/" in words:
             words = WEBHOOK_PATH.sub(r"\1/…", words)
         if self._emails == "full":

@@ -133,7 +133,7 @@ class Settings:
     ortto_api_url: str  # with /v1
     database_url: str = field(repr=False)  # may hold a password
     mapping_file: Path
-    ops_token: str | None = field(repr=False)
+    ops_tokens: tuple[str, ...] = field(repr=False)
     reply_budget_seconds: float
     retention_days: int
     reconcile_minutes: int  # 0: never by itself
@@ -174,7 +174,7 @@ class Settings:
             *self.kommo_webhook_secrets,
             self.encharge_write_key,
             *(secret for access in self.platforms.values() for secret in (access.api_key, *access.webhook_secrets)),
-            self.ops_token,
+            *self.ops_tokens,
             *passwords,
             *map(unquote, passwords),
             alerts.path.strip("/"),
@@ -276,7 +276,7 @@ def _read(reader: _Reader) -> Settings:
         ortto_api_url=_ortto_url(reader),
         database_url=_database_url(reader),
         mapping_file=Path(reader.text("MAPPING_FILE", "config/mapping.yaml")),
-        ops_token=reader.secret("OPS_TOKEN"),
+        ops_tokens=reader.passwords("OPS_TOKEN"),
         reply_budget_seconds=_reply_budget(reader),
         retention_days=reader.whole("RETENTION_DAYS", 30, lowest=1),
         reconcile_minutes=reader.whole("RECONCILE_MINUTES", 5, lowest=0),
@@ -457,12 +457,12 @@ class _Reader:
             )
         return secrets
 
-    def secret(self, name: str) -> str | None:
-        """Return one secret of our own making: as long as a webhook's, and fit for a header."""
-        value = self.token(name)
-        if value and len(value) < SHORTEST_SECRET:
+    def passwords(self, name: str) -> tuple[str, ...]:
+        """Return one or more secrets for people and machines of ours: as long as a webhook's, fit for a header."""
+        values = tuple(part for part in (self.token(name) or "").split(",") if part)
+        if self.text(name) and (not values or any(len(value) < SHORTEST_SECRET for value in values)):
             self.fault(f"{name} is shorter than {SHORTEST_SECRET} characters: {_MAKE_ONE}.")
-        return value
+        return values
 
     def number(self, name: str, default: float) -> float:
         """Return a number, with or without a fraction."""

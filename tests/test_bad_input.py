@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import sqlite3
@@ -104,6 +105,18 @@ KOMMO = {
         400,
         "percent-encoded value that is not UTF-8",
     ),
+    "two values of a key": (
+        b'{"leads": {"status": []}, "leads": {"status": [{"id": "x"}]}}',
+        JSON,
+        400,
+        "leads.status[0].id is not an id: 'x'",
+    ),
+    "many parts": (
+        b'--b\r\nContent-Disposition: form-data; name="leads[status][0][id]"\r\n\r\n1\r\n' * 9000,
+        "multipart/form-data; boundary=b",
+        400,
+        KOMMOS,
+    ),
     "2 MiB": (b"x" * 2 * MIB, FORM, 413, TOO_LARGE),
     "1 MiB and a byte": (b"x" * (MIB + 1), FORM, 413, TOO_LARGE),
 }
@@ -153,6 +166,18 @@ def test_a_bad_body_gets_a_clear_answer(route: str, name: str, one_service: Serv
     assert _recorded(one_service) == before
     assert _still_answers(one_service)
     assert _log_is_clean(one_service)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "GZIP, identity", "x-unknown"])
+def test_a_packed_body_is_refused_and_never_unpacked(encoding: str, one_service: Service) -> None:
+    """Two bytes of gzip can become two thousand."""
+    bomb = gzip.compress(b"leads[status][0][id]=1&leads[status][0][status_id]=142&x=" + b"x" * 50 * MIB)
+    for route in ("kommo", "encharge", "ortto"):
+        answer = one_service.post(route, bomb, FORM, **{"Content-Encoding": encoding})
+        said = {"error": "The body is compressed (see its Content-Encoding): send it as it is."}
+        assert (answer.status_code, answer.json()) == (400, said)
+    plain = one_service.post("kommo", b"contacts[update][0][id]=5", FORM, **{"Content-Encoding": "identity"})
+    assert plain.status_code == 200
 
 
 def _recorded(service: Service) -> list[tuple[int]]:
@@ -331,7 +356,11 @@ def test_a_journal_that_cannot_be_written_is_a_503_and_works_again_after(service
             503,
             {"error": "The journal cannot be written now: send it again later."},
         )
-        assert ready.status_code == 503
+        # What the database says is in the log: anybody may ask here.
+        words = "it cannot be read and written: see the log"
+        failing = {"status": "failing", "failing": [{"check": "journal", "error": words}]}
+        assert (ready.status_code, ready.json()) == (503, failing)
+        assert "not ready" in service.log()
         assert time.monotonic() - began < 9  # the journal's own patience is 10 s a write
         assert requests.get(f"{service.url}/healthz", timeout=30).status_code == 200
         other.execute("ROLLBACK")

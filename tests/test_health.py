@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import requests
 from databases import run_sql
 from flask import Flask
 from parts import VENDORS, Clock, Desk, stage_event
-from support import FORM, QUALIFIED, Service, stage_hook
+from support import FORM, QUALIFIED, Service, at_once, eventually, stage_hook
 
 from app import EXTENSION, create_app
 from app.events import Lane
@@ -82,8 +83,24 @@ def test_the_setting_is_the_bound(configured: Settings) -> None:
     Desk(app.extensions[EXTENSION]._journal).record(stage_event(1, QUALIFIED))
     assert client.get("/readyz").status_code == 200
     run_sql(configured.database_url, "UPDATE jobs SET due_at = due_at - 61")
-    assert client.get("/readyz").status_code == 503
+    eventually(lambda: client.get("/readyz").status_code == 503)  # it is looked at once a second
     app.extensions[EXTENSION].close()
+
+
+def test_it_looks_once_a_second_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def look() -> list[dict[str, str]]:
+        looks.append(len(looks))
+        time.sleep(0.1)
+        return [{"look": str(len(looks))}]
+
+    readiness = health._Readiness(look)
+    answers = at_once([readiness.failing] * 40, 8)
+    assert (len(looks), answers) == (1, [[{"look": "1"}]] * 40)
+    monkeypatch.setattr(health, "FRESH_SECONDS", 0)
+    readiness._until = 0
+    assert [readiness.failing(), readiness.failing()] == [[{"look": "2"}], [{"look": "3"}]]
 
 
 def test_a_service_that_is_locked_out_goes_on_to_take_webhooks(

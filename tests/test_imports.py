@@ -38,10 +38,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "rounds",
         "settings",
         "logs",
+        "strangers",
     }
     | WORDS,
-    "webhooks": ENTRANCE | {"addresses", "ids"},
-    "ops": ENTRANCE | {"ids", "moments"},
+    "webhooks": ENTRANCE | {"addresses", "ids", "strangers"},
+    "ops": ENTRANCE | {"ids", "logs", "moments", "strangers"},
     "cli": ENTRANCE
     | {
         "accounts",
@@ -87,6 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": WORDS | {"ids"},
     "logs": WORDS,
     "server": set(),
+    "strangers": set(),
 }
 """What each part of app/ may import of the others; itself it may always."""
 

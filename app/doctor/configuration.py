@@ -47,7 +47,7 @@ def secrets(told: Settings) -> Iterator[Line]:
         **{
             f"{platform.name}_WEBHOOK_SECRET": access.webhook_secrets for platform, access in told.platforms.items()
         },
-        "OPS_TOKEN": (told.ops_token,) if told.ops_token else (),
+        "OPS_TOKEN": told.ops_tokens,
     }
     faults = [line for name, values in found.items() for value in values for line in _weakness(name, value)]
     faults += _same(found)

@@ -1,35 +1,18 @@
-"""Forms that only the page itself can have sent, and what browsers are told about the page."""
+"""Forms that only the page itself can have sent."""
 
 from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from flask import Request, Response, request
 from werkzeug.exceptions import Forbidden
 
+from app.strangers import is_ours
+
 COOKIE = "relay_ops"
-HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "img-src 'self'",
-            "connect-src 'self'",
-            "form-action 'self'",
-            "base-uri 'none'",
-            "frame-ancestors 'none'",
-        )
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 class Forms:
@@ -46,38 +29,33 @@ class Forms:
     - `Origin`, where there is no `Sec-Fetch-Site` (a proxy may rewrite `Host`, to which it has to be compared).
     """
 
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
+    def __init__(self, tokens: Sequence[str]) -> None:
+        """`tokens`: all that are valid; the first one signs."""
+        self._tokens = tokens
 
     def sign(self, about: str) -> tuple[str, str]:
         """Return the signature for a form and the cookie that it belongs to."""
         cookie = request.cookies.get(COOKIE) or secrets.token_urlsafe(24)
-        return self._signature(cookie, about), cookie
+        return _signature(self._tokens[0], cookie, about), cookie
 
     def check(self, about: str, signature: str) -> None:
         """Raise Forbidden unless the request was sent from a form of ours that is about this."""
         cookie = request.cookies.get(COOKIE, "")
-        right = self._signature(cookie, about)
-        if not hmac.compare_digest(signature.encode(), right.encode()) or not _from_here(request):
+        right = [_signature(token, cookie, about) for token in self._tokens]
+        if not is_ours([signature], right) or not _from_here(request):
             raise Forbidden(
                 "This form was not sent from a page of its own, or that page is too old: open it again."
             )
 
-    def _signature(self, cookie: str, about: str) -> str:
-        return hmac.new(self._token, f"ops form\0{cookie}\0{about}".encode(), "sha256").hexdigest()
+
+def _signature(token: str, cookie: str, about: str) -> str:
+    return hmac.new(token.encode(), f"ops form\0{cookie}\0{about}".encode(), "sha256").hexdigest()
 
 
 def set_cookie(response: Response, cookie: str) -> None:
     """Give the browser the cookie that a form's signature belongs to."""
     https = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
     response.set_cookie(COOKIE, cookie, path="/ops", secure=https, httponly=True, samesite="Strict")
-
-
-def protect(response: Response) -> Response:
-    """Tell browsers to keep, load and frame nothing."""
-    for name, value in HEADERS.items():
-        response.headers[name] = value
-    return response
 
 
 def _from_here(request: Request) -> bool:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Any
 
+import structlog
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.events import Lane
 from app.journal import Journal, JournalError
 
+log = structlog.get_logger("relay.health")
+
 CHECK_SECONDS = 2.0
+FRESH_SECONDS = 1.0  # anybody may ask, and a look costs a write
 
 
 def make_blueprint(
@@ -30,13 +35,32 @@ def make_blueprint(
         """Say that the process answers."""
         return jsonify(status="ok")
 
+    readiness = _Readiness(lambda: _failing(journal, vendors, oldest, clock()))
+
     @blueprint.get("/readyz")
     def readyz() -> ResponseReturnValue:
         """Say whether the journal can be written and nothing has been due for long."""
-        failing = _failing(journal, vendors, oldest, clock())
+        failing = readiness.failing()
         return jsonify(status="failing" if failing else "ok", failing=failing), 503 if failing else 200
 
     return blueprint
+
+
+class _Readiness:
+    """What fails, looked at once a second at most: whoever asks meanwhile hears the same."""
+
+    def __init__(self, look: Callable[[], list[dict[str, Any]]]) -> None:
+        self._look = look
+        self._lock = Lock()
+        self._until = 0.0
+        self._found: list[dict[str, Any]] = []
+
+    def failing(self) -> list[dict[str, Any]]:
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._found = self._look()
+                self._until = time.monotonic() + FRESH_SECONDS
+            return self._found
 
 
 def _failing(journal: Journal, vendors: Mapping[Lane, str], oldest: float, now: float) -> list[dict[str, Any]]:
@@ -44,7 +68,9 @@ def _failing(journal: Journal, vendors: Mapping[Lane, str], oldest: float, now: 
         journal.check(seconds=CHECK_SECONDS)
         since = journal.oldest_due(vendors, now=now)
     except JournalError as error:
-        return [{"check": "journal", "error": str(error)}]
+        # What the database says names its host, its user, its file: nobody's business but ours.
+        log.error("not ready", error=str(error))
+        return [{"check": "journal", "error": "it cannot be read and written: see the log"}]
     if since is not None and now - since > oldest:
         return [{"check": "oldest due job", "error": f"due for {round(now - since)} s: is a worker running?"}]
     return []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from app.logs import Veil
+
 HIDDEN = "•••"
-SHORTEST = 8  # characters of a secret that is hidden wherever it stands: a shorter one is a part of common words
 _WORDS = "secret|token|passwor[dt]|passwd|api[_-]?key|write[_-]?key|signature|authorization"
 _NAME = rf"[\w.\[\]-]{{0,40}}(?:{_WORDS})[\w.\[\]-]{{0,20}}"
 WORDS = re.compile(_WORDS, re.IGNORECASE)  # most texts hold none of them, and that is quickly told
@@ -21,10 +22,9 @@ KEY = re.compile(r"\bPRV-[\w-]+|\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*")
 class Mask:
     """Hides secrets: those that the service knows wherever they stand, others by their names and forms."""
 
-    def __init__(self, secrets: Iterable[str | None]) -> None:
-        self._secrets = sorted(
-            {secret for secret in secrets if secret and len(secret) >= SHORTEST}, key=len, reverse=True
-        )
+    def __init__(self, secrets: Collection[str]) -> None:
+        # As in the logs, but that addresses are whole: they are what is looked for on a page.
+        self._known = Veil(secrets, emails="full", mark=HIDDEN).words
 
     def value(self, value: Any) -> Any:
         """Return a value of JSON without secrets."""
@@ -38,8 +38,7 @@ class Mask:
 
     def text(self, text: str) -> str:
         """Return text without secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
+        text = self._known(text)
         text = KEY.sub(HIDDEN, CREDENTIAL.sub(rf"\1 {HIDDEN}", text))
         return PAIR.sub(rf"\1{HIDDEN}", text) if WORDS.search(text) else text
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from app.clients.http import Call
 from app.events import HELD, Kind, Lane, Source, State
 from app.journal import Journal, JournalError, Settlement, Standing
 from app.ops import access
+from app.strangers import Strangers
 
 log = structlog.get_logger("relay.metrics")
 
@@ -55,6 +56,12 @@ class Metrics:
         self._webhook_seconds = self._histogram(
             "webhook_duration_seconds", "Time to answer a webhook.", WEBHOOK_SECONDS, "route"
         )
+        self._unauthorized = self._counter(
+            "unauthorized",
+            "Requests without the right secret, by whether one was tried.",
+            "door",
+            "tried",
+        )
         self._deliveries = self._counter(
             "deliveries", "Jobs that came to their end, by how: done, skipped or dead.", "lane", "outcome"
         )
@@ -79,6 +86,9 @@ class Metrics:
         )
         build.labels(version, platform.python_version()).set(1)
         # What has not happened yet is a 0 and not missing, where the labels are known: rates need a start.
+        for door in (*Source, "ops"):
+            for tried in ("yes", "no"):
+                self._unauthorized(str(door), tried)
         for lane in Lane:
             self._retries(lane.value)
             for state in (State.DONE, State.SKIPPED, State.DEAD):
@@ -101,6 +111,10 @@ class Metrics:
         for entry in body.get("events", ()):
             kind = entry["kind"] if entry["kind"] in KINDS else Kind.OTHER
             self._events(source.value, kind, entry["status"]).inc()
+
+    def refused(self, door: str, tried: bool) -> None:
+        """Count a request without the right secret."""
+        self._unauthorized(door, "yes" if tried else "no").inc()
 
     def reconciled(self, count: int) -> None:
         """Count stage changes of which no webhook told."""
@@ -183,10 +197,10 @@ class _JournalCollector(Collector):
         yield _by("vendor", "vendor_pause_remaining_seconds", "For how long a vendor is left alone yet.", left)
 
 
-def make_blueprint(metrics: Metrics, token: str | None) -> Blueprint:
+def make_blueprint(metrics: Metrics, tokens: Collection[str], strangers: Strangers) -> Blueprint:
     """Build the blueprint of /metrics."""
     blueprint = Blueprint("metrics", __name__)
-    access.guard(blueprint, token)
+    access.guard(blueprint, tokens, strangers)
 
     @blueprint.get("/metrics")
     def show() -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
@@ -14,8 +14,10 @@ from app.ids import LARGEST_ID
 from app.journal import JournalError, Search
 from app.ops import queries
 from app.ops.access import guard
-from app.ops.forms import Forms, protect, set_cookie
+from app.ops.forms import Forms, set_cookie
+from app.ops.headers import allow_page
 from app.ops.page import REPLAYED_AT_ONCE, Page
+from app.strangers import Strangers
 
 log = structlog.get_logger("relay.ops")
 
@@ -74,11 +76,11 @@ class Desk:
         return redirect(f"{target}?replayed={count}", 303)
 
 
-def make_blueprint(desk: Desk, token: str | None) -> Blueprint:
+def make_blueprint(desk: Desk, tokens: Collection[str], strangers: Strangers) -> Blueprint:
     """Build the blueprint of /ops; without a token it is off."""
     blueprint = Blueprint("ops", __name__, url_prefix="/ops", template_folder="templates", static_folder="static")
-    guard(blueprint, token)
-    blueprint.after_request(protect)
+    guard(blueprint, tokens, strangers)
+    blueprint.after_request(allow_page)
     blueprint.add_url_rule("", "overview", desk.overview, strict_slashes=False)  # people type /ops/ too
     blueprint.add_url_rule("/now", "now", desk.now)
     blueprint.add_url_rule("/events/<int:event_id>", "story", desk.story)

@@ -23,8 +23,9 @@ from app.events import EmailActivity, Event, Reading, Source, State, Webhook
 from app.journal import JournalError, Recorded
 from app.mapping import Rules
 from app.receipts import Receipt
+from app.strangers import Strangers, is_ours
 from app.webhooks.bodies import BodyError
-from app.webhooks.secrets import allowed
+from app.webhooks.secrets import presented
 
 log = structlog.get_logger("relay.webhooks")
 
@@ -57,6 +58,7 @@ class Receiver:
         budget: float,
         to_kommo: Callable[[int, float], None] = lambda status, seconds: None,
         observe: Heard = lambda source, status, body, seconds: None,
+        strangers: Strangers | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`to_kommo` hears the status of each answer to Kommo, and its seconds; `observe` hears of every answer."""
@@ -66,6 +68,7 @@ class Receiver:
         self._budget = budget
         self._to_kommo = to_kommo
         self._observe = observe
+        self._strangers = strangers or Strangers()
         self._clock = clock
 
     def receive(self, source: Source, secret: str = "") -> Response:
@@ -84,11 +87,15 @@ class Receiver:
         if source == Source.ORTTO and status == 413:
             status = 400  # what is refused with 413, Ortto sends again for days
         seconds = time.monotonic() - began
-        _report(source, body, events, status, seconds)
+        tried = status == 401 and bool(presented(request, secret))
+        if status != 401 or self._strangers.refused(source, request.remote_addr, tried=tried):
+            _report(source, body, events, status, seconds)
         self._observe(source, status, body, seconds)
         # Without the secret it may be anybody, unless it says that it is Kommo.
         if source == Source.KOMMO and (status != 401 or request.user_agent.string.startswith(KOMMOS_AGENT)):
             self._to_kommo(status, seconds)
+        if tried:
+            self._strangers.keep_waiting()
         answer = jsonify(body)
         answer.status_code = status
         return answer
@@ -96,7 +103,7 @@ class Receiver:
     def _handle(self, route: Route, secret: str, began: float) -> tuple[dict[str, Any], Sequence[Event]]:
         if not route.secrets:
             raise NotFound(f"This route is off: set {route.source.name}_WEBHOOK_SECRET to use it.")
-        if not allowed(request, route.secrets, secret):
+        if not is_ours(presented(request, secret), route.secrets):
             raise Unauthorized(
                 "The webhook's secret is missing or wrong: send it as X-Webhook-Secret, as Authorization, "
                 "as ?secret= or as the last part of the path."
@@ -133,8 +140,11 @@ def make_blueprint(receiver: Receiver, sources: Iterable[Source]) -> Blueprint:
 def _body() -> bytes:
     """Return the body, whole: Werkzeug cuts off what is too long or does not come, and says nothing.
 
-    A form that was cut off would still be one, of other deals and stages. Raises HTTPException.
+    A form that was cut off would still be one, of other deals and stages. What is compressed is never unpacked: a
+    few bytes can become a flood. Raises HTTPException.
     """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise BadRequest("The body is compressed (see its Content-Encoding): send it as it is.")
     too_large = RequestEntityTooLarge(f"The body is larger than {LARGEST_BODY} bytes: send it in parts.")
     length = request.content_length
     if length is None:  # it comes in chunks, and of those nothing beyond the limit is seen

@@ -43,7 +43,7 @@ from app.settings import Settings
 
 @pytest.fixture
 def configured(configured: Settings, database_url: str) -> Settings:
-    return replace(configured, database_url=database_url, ops_token=TOKEN)
+    return replace(configured, database_url=database_url, ops_tokens=(TOKEN,))
 
 
 @pytest.fixture
@@ -52,8 +52,9 @@ def journal(app: Flask) -> Journal:
 
 
 @pytest.fixture
-def stranger(app: Flask) -> FlaskClient:
-    """A client without the token."""
+def stranger(app: Flask, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    """A client without the token, who is not kept waiting."""
+    monkeypatch.setattr("app.strangers.WAIT_SECONDS", 0)
     return app.test_client()
 
 
@@ -110,7 +111,7 @@ def ids_on(answer: TestResponse) -> list[int]:
 
 
 def test_it_is_off_without_a_token(configured: Settings) -> None:
-    app = create_app(replace(configured, ops_token=None))
+    app = create_app(replace(configured, ops_tokens=()))
     for path in ("/ops", "/ops/now", "/ops/events/1", "/ops/replay", "/ops/static/ops.css"):
         for headers in (AUTH, {}, {"Authorization": "Basic YW55Ym9keTo="}):
             assert app.test_client().open(path, headers=headers).status_code == 404
@@ -480,6 +481,24 @@ def test_a_second_press_does_nothing(client: FlaskClient, journal: Journal) -> N
     client.post("/ops/replay", data=form)
     answer = client.post("/ops/replay", data=form, follow_redirects=True)
     assert "Nothing was taken up" in text_of(answer)
+
+
+def test_a_form_that_the_old_token_signed_is_taken_while_the_token_is_replaced(
+    client: FlaskClient, journal: Journal, configured: Settings
+) -> None:
+    event_id = dead(journal, stage(5))
+    form = confirmed(client, f"id={event_id}")
+    cookie = client.get_cookie("relay_ops", path="/ops")
+    assert cookie is not None
+    new = "the-next-token-0123456789"
+    for tokens, status in (((new,), 403), ((new, TOKEN), 303)):
+        app = create_app(replace(configured, ops_tokens=tokens))
+        other = app.test_client()
+        other.set_cookie("relay_ops", cookie.value, path="/ops")
+        answer = other.post("/ops/replay", data=form, headers={"Authorization": f"Bearer {new}"})
+        app.extensions[EXTENSION].close()
+        assert answer.status_code == status
+    assert states(journal, event_id)["kommo"] == "pending"
 
 
 BROWSER = {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}

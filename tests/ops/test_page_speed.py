@@ -40,7 +40,7 @@ PAGES = {
 @pytest.fixture
 def client(configured: Settings, database_url: str) -> Iterator[FlaskClient]:
     grow(database_url)
-    app: Flask = create_app(replace(configured, database_url=database_url, ops_token=TOKEN))
+    app: Flask = create_app(replace(configured, database_url=database_url, ops_tokens=(TOKEN,)))
     yield app.test_client()
     app.extensions[EXTENSION].close()
 

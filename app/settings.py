@@ -57,6 +57,9 @@ VARIABLES = (
 )
 """Every variable that is read, in the order of .env.example."""
 
+FILES = {f"{name}_FILE": name for name in VARIABLES}
+"""For each variable another one, which may name a file that holds the value in its place (Docker's secrets)."""
+
 ORTTO_HOSTS = {
     "api": "https://api.ap3api.com/v1",
     "us": "https://api.ap3api.com/v1",
@@ -100,6 +103,11 @@ class Fault:
     def variable(self) -> str:
         """Return the name of the variable, or DOTENV for the file."""
         return self.sentence.partition(" ")[0]
+
+    @property
+    def setting(self) -> str:
+        """Return the variable; of one that names a file, the one whose value the file holds."""
+        return FILES.get(self.variable, self.variable)
 
 
 class SettingsError(Exception):
@@ -200,12 +208,10 @@ class Survey:
 
     def faults_of(self, variables: Collection[str]) -> tuple[Fault, ...]:
         """Return what is wrong with some variables, and what may be the reason: the file, and names with a typo."""
-        wrong = {fault.variable for fault in self.faults}
+        wrong = {fault.setting for fault in self.faults}
         if not wrong & {*variables, DOTENV}:
             return ()
-        return tuple(
-            fault for fault in self.faults if fault.variable in variables or fault.variable not in VARIABLES
-        )
+        return tuple(fault for fault in self.faults if fault.setting in variables or fault.setting not in VARIABLES)
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
@@ -280,7 +286,7 @@ def _read(reader: _Reader) -> Settings:
         reply_budget_seconds=_reply_budget(reader),
         retention_days=reader.whole("RETENTION_DAYS", 30, lowest=1),
         reconcile_minutes=reader.whole("RECONCILE_MINUTES", 5, lowest=0),
-        public_url=reader.url("PUBLIC_URL", "https://example.com") if reader.has("PUBLIC_URL") else None,
+        public_url=(reader.url("PUBLIC_URL", "") or None) if reader.text("PUBLIC_URL") else None,
         log_level=reader.choice("LOG_LEVEL", "INFO", LOG_LEVELS),
         log_format=reader.choice("LOG_FORMAT", "json", ("json", "console")),
         log_emails=reader.choice("LOG_EMAILS", "masked", ("masked", "full")),
@@ -423,14 +429,42 @@ class _Reader:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values = {name: value.strip() for name, value in environ.items() if value.strip()}
         self.faults: list[str] = []
+        self._unread: set[str] = set()  # set by a file that holds no value
+        for variable, name in FILES.items():
+            if variable in self._values:
+                self._take_from_file(name, variable, self._values.pop(variable))
+
+    def _take_from_file(self, name: str, variable: str, path: str) -> None:
+        """Take a variable's value from the file that another one names, without the white space around it."""
+        if name in self._values:
+            self.fault(f"{name} and {variable} are both set: keep one of them.")
+            return
+        self._unread.add(name)
+        # Who put the value itself there does not want to read it in a log.
+        shown = path if "/" in path and "://" not in path else "a file"
+        try:
+            value = Path(path).read_text(encoding="utf-8-sig").strip()
+        except UnicodeDecodeError:
+            self.fault(f"{variable} names {shown}, which is not UTF-8 text: save it as such.")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self.fault(
+                f"{variable} names {shown}, which cannot be read ({reason}): correct the path, and let the "
+                "service's user read the file."
+            )
+        else:
+            if value:
+                self._values[name] = value
+            else:
+                self.fault(f"{variable} names {shown}, which is blank: put the value there, and nothing else.")
 
     def fault(self, sentence: str) -> None:
         """Write down one thing that is wrong."""
         self.faults.append(sentence)
 
     def has(self, name: str) -> bool:
-        """Say whether a variable is set and not blank."""
-        return name in self._values
+        """Say whether a variable is set and not blank, or was to be."""
+        return name in self._values or name in self._unread
 
     def text(self, name: str, default: str = "") -> str:
         """Return a variable as it stands."""
@@ -445,7 +479,7 @@ class _Reader:
 
     def secrets(self, name: str) -> tuple[str, ...]:
         """Return one or more secrets; all are valid, so that one can be replaced without a gap."""
-        if not self.has(name):
+        if not self.text(name):
             return ()
         secrets = tuple(part.strip() for part in self.text(name).split(",") if part.strip())
         if not secrets or any(len(secret) < SHORTEST_SECRET for secret in secrets):
@@ -532,7 +566,7 @@ class _Reader:
             ours = name in VARIABLES or not name.startswith(tuple(f"{source.name}_" for source in Source))
             if ours or _KUBERNETES.search(name):
                 continue
-            near = difflib.get_close_matches(name, VARIABLES, n=1)
+            near = difflib.get_close_matches(name, (*VARIABLES, *FILES), n=1)
             advice = f"did you mean {near[0]}?" if near else "remove it, or see .env.example for the names."
             self.fault(f"{name} is not a setting: {advice}")
 

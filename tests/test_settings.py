@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from app.settings import DOTENV, KOMMO_ACCESS, VARIABLES, Settings, SettingsError, load, survey
+from app.settings import DOTENV, FILES, KOMMO_ACCESS, VARIABLES, Settings, SettingsError, load, survey
 
 SECRET = "kommo-secret-0123456789"
 NEEDED = {"KOMMO_SUBDOMAIN": "acme", "KOMMO_ACCESS_TOKEN": "token-1", "KOMMO_WEBHOOK_SECRET": SECRET}
@@ -18,6 +20,37 @@ ENCHARGE = {
 }
 ORTTO = {"ORTTO_API_KEY": "PRV-key", "ORTTO_WEBHOOK_SECRET": "ortto-secret-0123456"}
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
+EVERY = {
+    "KOMMO_DOMAIN": "Acme.amocrm.ru",
+    "KOMMO_ACCESS_TOKEN": "  token-1\n",
+    "KOMMO_API_URL": "http://127.0.0.1:9001/",
+    "KOMMO_WEBHOOK_SECRET": f"{SECRET}, kommo-secret-9876543210,",
+    "KOMMO_RATE_LIMIT": "3.5",
+    "KOMMO_CF_EMAIL_ACTIVITY": "800301",
+    "KOMMO_CF_EMAIL_STATUS": "800302",
+    **ENCHARGE,
+    "ENCHARGE_DIALECT": "Article",
+    "ENCHARGE_EVENTS": "TAG",
+    "ENCHARGE_API_URL": "http://127.0.0.1:9002/v1/",
+    "ENCHARGE_INGEST_URL": "http://127.0.0.1:9003/v1",
+    **ORTTO,
+    "ORTTO_REGION": "EU",
+    "DATABASE_URL": "postgresql://relay:pass-word@db/relay",
+    "MAPPING_FILE": "/etc/relay/mapping.yaml",
+    "OPS_TOKEN": "ops-token-0123456789,old-ops-token-9876543210,",
+    "REPLY_BUDGET_SECONDS": "0",
+    "RETENTION_DAYS": "7",
+    "RECONCILE_MINUTES": "0",
+    "PUBLIC_URL": "https://relay.example.com/kommo/",
+    "LOG_LEVEL": "debug",
+    "LOG_FORMAT": "Console",
+    "LOG_EMAILS": "Full",
+    "ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/x?key=1",
+    "OVERDUE_MINUTES": "5",
+    "WEB_THREADS": "4",
+    "HOST": "127.0.0.1",
+    "PORT": "8080",
+}
 
 
 def test_the_needed_settings_are_enough_and_the_rest_has_defaults() -> None:
@@ -58,38 +91,7 @@ def test_the_needed_settings_are_enough_and_the_rest_has_defaults() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    environ = {
-        "KOMMO_DOMAIN": "Acme.amocrm.ru",
-        "KOMMO_ACCESS_TOKEN": "  token-1\n",
-        "KOMMO_API_URL": "http://127.0.0.1:9001/",
-        "KOMMO_WEBHOOK_SECRET": f"{SECRET}, kommo-secret-9876543210,",
-        "KOMMO_RATE_LIMIT": "3.5",
-        "KOMMO_CF_EMAIL_ACTIVITY": "800301",
-        "KOMMO_CF_EMAIL_STATUS": "800302",
-        **ENCHARGE,
-        "ENCHARGE_DIALECT": "Article",
-        "ENCHARGE_EVENTS": "TAG",
-        "ENCHARGE_API_URL": "http://127.0.0.1:9002/v1/",
-        "ENCHARGE_INGEST_URL": "http://127.0.0.1:9003/v1",
-        **ORTTO,
-        "ORTTO_REGION": "EU",
-        "DATABASE_URL": "postgresql://relay:pass-word@db/relay",
-        "MAPPING_FILE": "/etc/relay/mapping.yaml",
-        "OPS_TOKEN": "ops-token-0123456789,old-ops-token-9876543210,",
-        "REPLY_BUDGET_SECONDS": "0",
-        "RETENTION_DAYS": "7",
-        "RECONCILE_MINUTES": "0",
-        "PUBLIC_URL": "https://relay.example.com/kommo/",
-        "LOG_LEVEL": "debug",
-        "LOG_FORMAT": "Console",
-        "LOG_EMAILS": "Full",
-        "ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/x?key=1",
-        "OVERDUE_MINUTES": "5",
-        "WEB_THREADS": "4",
-        "HOST": "127.0.0.1",
-        "PORT": "8080",
-    }
-    assert load(environ) == Settings(
+    assert load(EVERY) == Settings(
         kommo_api_url="http://127.0.0.1:9001",
         kommo_subdomain="acme",
         kommo_access_token="token-1",
@@ -310,6 +312,10 @@ BAD = [
         {"KOMMO_TOKEN_ACCESS": "x"},
         "KOMMO_TOKEN_ACCESS is not a setting: did you mean KOMMO_ACCESS_TOKEN?",
     ),
+    (
+        {"ORTTO_API_KYE_FILE": "/run/secrets/key"},
+        "ORTTO_API_KYE_FILE is not a setting: did you mean ORTTO_API_KEY_FILE?",
+    ),
     ({"ORTTO_API_KEYS": "x"}, "ORTTO_API_KEYS is not a setting: did you mean ORTTO_API_KEY?"),
     (
         {"ORTTO_SOMETHING_QUITE_ELSE": "x"},
@@ -400,7 +406,7 @@ def test_no_secret_is_in_the_repr() -> None:
             **NEEDED,
             **ENCHARGE,
             **ORTTO,
-            "OPS_TOKEN": "ops-token-0123456789",
+            "OPS_TOKEN": "ops-token-0123456789,old-ops-token-9876543210,",
             "DATABASE_URL": "postgresql://u:pw-1@h/d",
             "ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0?key=alert-key",
         }
@@ -444,6 +450,103 @@ def test_the_mapping_may_name_the_deals_fields() -> None:
     assert settings.mapping_variables == {"KOMMO_CF_EMAIL_ACTIVITY": None, "KOMMO_CF_EMAIL_STATUS": 800302}
 
 
+class TestFiles:
+    """NAME_FILE in place of NAME."""
+
+    @pytest.fixture
+    def secret(self, tmp_path: Path) -> Path:
+        path = tmp_path / "secret"
+        path.write_bytes(b"from-a-file-0123456789\n")
+        return path
+
+    @pytest.mark.parametrize("content", ["{}\n", "\ufeff{}\r\n", "  {}  \n\n", "{}"])
+    def test_every_setting_may_come_from_one(self, tmp_path: Path, content: str) -> None:
+        given = {name: value for name, value in EVERY.items() if name != "KOMMO_DOMAIN"} | NEEDED
+        given["ORTTO_API_URL"] = "https://api.example.com/v1"
+        environ = {}
+        for name, value in given.items():
+            path = tmp_path / name
+            path.write_bytes(content.replace("{}", value).encode())
+            environ[f"{name}_FILE"] = str(path)
+        assert {f"{name}_FILE" for name in given} == FILES.keys() - {"KOMMO_DOMAIN_FILE"}
+        assert load(environ) == load(given)
+
+    def refusal(self, name: str, path: object) -> str:
+        """Return the one sentence with which settings are refused where a variable comes from this file."""
+        given = {key: value for key, value in {**NEEDED, **ORTTO}.items() if key != name}
+        with pytest.raises(SettingsError) as refusal:
+            load({**given, f"{name}_FILE": str(path)})
+        (sentence,) = refusal.value.faults
+        return sentence
+
+    @pytest.mark.parametrize(
+        "name", ["KOMMO_ACCESS_TOKEN", "KOMMO_WEBHOOK_SECRET", "ORTTO_API_KEY", "PORT", "PUBLIC_URL"]
+    )
+    def test_one_that_is_missing_is_named_and_nothing_else_is(self, name: str, tmp_path: Path) -> None:
+        assert self.refusal(name, tmp_path / "nowhere") == (
+            f"{name}_FILE names {tmp_path}/nowhere, which cannot be read (No such file or directory): "
+            "correct the path, and let the service's user read the file."
+        )
+
+    def test_one_that_is_no_file_is_named(self, tmp_path: Path) -> None:
+        assert f" names {tmp_path}, which cannot be read (Is a directory)" in self.refusal("OPS_TOKEN", tmp_path)
+
+    def test_one_that_may_not_be_read_is_named(self, secret: Path) -> None:
+        secret.chmod(0)
+        line = (
+            f"import app.settings as s; print(s.survey({{'OPS_TOKEN_FILE': {str(secret)!r}}}).faults[0].sentence)"
+        )
+        # Root may read all: another user asks. What it is to import is read for it before.
+        done = subprocess.run(
+            [sys.executable, "-c", f"import os; os.chdir('/'); import app.settings; os.setuid(65534); {line}"],
+            env={"PYTHONPATH": str(EXAMPLE.parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.startswith(f"OPS_TOKEN_FILE names {secret}, which cannot be read (Permission denied): ")
+
+    @pytest.mark.parametrize("content", [b"", b" \r\n\n"])
+    def test_a_blank_one_is_named(self, secret: Path, content: bytes) -> None:
+        secret.write_bytes(content)
+        assert self.refusal("KOMMO_ACCESS_TOKEN", secret) == (
+            f"KOMMO_ACCESS_TOKEN_FILE names {secret}, which is blank: put the value there, and nothing else."
+        )
+
+    def test_one_in_another_encoding_is_named_and_not_shown(self, secret: Path) -> None:
+        secret.write_bytes("größe".encode("latin-1"))
+        assert self.refusal("KOMMO_ACCESS_TOKEN", secret) == (
+            f"KOMMO_ACCESS_TOKEN_FILE names {secret}, which is not UTF-8 text: save it as such."
+        )
+
+    def test_both_are_one_too_many(self, secret: Path) -> None:
+        with pytest.raises(SettingsError) as refusal:
+            load({**NEEDED, "KOMMO_ACCESS_TOKEN_FILE": str(secret)})
+        assert refusal.value.faults == (
+            "KOMMO_ACCESS_TOKEN and KOMMO_ACCESS_TOKEN_FILE are both set: keep one of them.",
+        )
+
+    def test_a_blank_one_of_both_does_not_count(self, secret: Path) -> None:
+        assert load({**NEEDED, "KOMMO_ACCESS_TOKEN": " ", "KOMMO_ACCESS_TOKEN_FILE": str(secret)})
+        assert load({**NEEDED, "KOMMO_ACCESS_TOKEN_FILE": ""}).kommo_access_token == "token-1"
+
+    @pytest.mark.parametrize("value", ["a-secret-itself-0123456789", "https://hooks.example.com/a-secret-itself"])
+    def test_a_value_in_the_place_of_its_path_is_not_repeated(self, value: str) -> None:
+        assert self.refusal("ALERT_WEBHOOK_URL", value).startswith(
+            "ALERT_WEBHOOK_URL_FILE names a file, which cannot be read (No such file or directory): "
+        )
+
+    def test_what_is_wrong_with_the_value_is_said_of_the_variable(self, secret: Path) -> None:
+        assert self.refusal("PORT", secret) == (
+            "PORT must be a whole number, at least 1, not 'from-a-file-0123456789'."
+        )
+
+    def test_a_survey_counts_a_bad_one_among_the_faults_of_its_variable(self, tmp_path: Path) -> None:
+        found = survey({**NEEDED, "KOMMO_ACCESS_TOKEN": "", "KOMMO_ACCESS_TOKEN_FILE": str(tmp_path)})
+        assert [fault.variable for fault in found.faults_of(KOMMO_ACCESS)] == ["KOMMO_ACCESS_TOKEN_FILE"]
+        assert found.faults_of(["PORT"]) == ()
+
+
 class TestDotenv:
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,6 +570,17 @@ class TestDotenv:
         self.write(f"KOMMO_SUBDOMAIN=acme\nKOMMO_ACCESS_TOKEN=t\nKOMMO_WEBHOOK_SECRET={SECRET}\n")
         monkeypatch.setenv("KOMMO_SUBDOMAIN", "north")
         assert load().kommo_subdomain == "north"
+
+    def test_a_file_that_it_names_is_read(self) -> None:
+        Path("token").write_text("token-2\n")
+        self.write(f"KOMMO_SUBDOMAIN=acme\nKOMMO_ACCESS_TOKEN_FILE=./token\nKOMMO_WEBHOOK_SECRET={SECRET}\n")
+        assert load().kommo_access_token == "token-2"
+
+    def test_a_file_that_the_environment_names_does_not_win_over_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write(f"KOMMO_SUBDOMAIN=acme\nKOMMO_ACCESS_TOKEN=t\nKOMMO_WEBHOOK_SECRET={SECRET}\n")
+        monkeypatch.setenv("KOMMO_ACCESS_TOKEN_FILE", "./token")
+        with pytest.raises(SettingsError, match="are both set: keep one of them"):
+            load()
 
     def test_a_line_that_cannot_be_understood_is_named(self) -> None:
         self.write("KOMMO_SUBDOMAIN=acme\nKOMMO_ACCESS_TOKEN='never closed\n")

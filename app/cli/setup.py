@@ -119,7 +119,7 @@ class _Run:
         for vendor, name in SECRETS.items():
             self._troubles += self._look_at_secret(vendor, name)
         needed = ("PUBLIC_URL", *self._told.mapping_variables)
-        self._troubles += [fault.sentence for fault in self._desk.survey.faults if fault.variable in needed]
+        self._troubles += [fault.sentence for fault in self._desk.survey.faults if fault.setting in needed]
         rules = self._rules()
         for vendor, access in ACCESS.items():
             if faults := self._desk.survey.faults_of(access):
@@ -130,10 +130,10 @@ class _Run:
 
     def _look_at_secret(self, vendor: Source, name: str) -> Iterator[str]:
         """Yield what is wrong with the secret of a vendor's webhooks; make one if it is not set and may be."""
-        if self._secrets[vendor]:
-            wrong = [fault.sentence for fault in self._desk.survey.faults if fault.variable == name]
-            self._secrets[vendor] = () if wrong else self._secrets[vendor]
-            yield from wrong
+        faults = [fault for fault in self._desk.survey.faults if fault.setting == name]
+        if self._secrets[vendor] or any(fault.variable != name for fault in faults):  # set, be it by a bad file
+            self._secrets[vendor] = () if faults else self._secrets[vendor]
+            yield from (fault.sentence for fault in faults)
         elif self._on[vendor] and self._write_env:
             self._new_secrets[name] = secrets.token_hex(SECRET_BYTES)
             self._secrets[vendor] = (self._new_secrets[name],)

@@ -324,6 +324,21 @@ class TestTrouble:
         assert new.kommo.hooks.by_url == {}
         assert "KOMMO_WEBHOOK_SECRET" not in dotenv.read_text()
 
+    def test_a_secret_in_a_file_that_cannot_be_read_is_not_made_anew(
+        self, run: Run, new: Town, dotenv: Path
+    ) -> None:
+        done = run("--yes", "--write-env", KOMMO_WEBHOOK_SECRET="", KOMMO_WEBHOOK_SECRET_FILE="/nowhere/secret")
+        assert done.returncode == 1
+        assert any("KOMMO_WEBHOOK_SECRET_FILE names /nowhere/secret" in row for row in rows(done, "wrong"))
+        assert new.kommo.hooks.by_url == {}
+        assert "KOMMO_WEBHOOK_SECRET" not in dotenv.read_text()
+
+    def test_a_bad_public_address_leaves_the_webhook_to_people(self, run: Run, new: Town) -> None:
+        done = run("--yes", PUBLIC_URL="relay.example.com")
+        assert done.returncode == 1
+        assert any("PUBLIC_URL must be a plain http:// or https:// address" in row for row in rows(done, "wrong"))
+        assert new.kommo.hooks.by_url == {}
+
     def test_a_broken_mapping_file_is_named_and_the_rest_is_made(self, run: Run, new: Town, tmp_path: Path) -> None:
         path = tmp_path / "mapping.yaml"
         path.write_text("version: 2\n")

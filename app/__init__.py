@@ -13,6 +13,7 @@ from typing import cast
 from flask import Flask, jsonify
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import logs, mapping, settings
 from app.alerts import Alerts
@@ -92,6 +93,11 @@ def create_app(configured: Settings | None = None) -> Flask:
     )
     app.register_error_handler(HTTPException, as_json)
     app.after_request(protect)
+    if told.trusted_proxies:
+        # Host and prefix are not taken: no answer of ours depends on them.
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=told.trusted_proxies, x_proto=told.trusted_proxies, x_host=0, x_port=0, x_prefix=0
+        )
     return app
 
 

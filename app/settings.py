@@ -54,6 +54,7 @@ VARIABLES = (
     "WEB_THREADS",
     "HOST",
     "PORT",
+    "TRUSTED_PROXIES",
 )
 """Every variable that is read, in the order of .env.example."""
 
@@ -154,6 +155,7 @@ class Settings:
     web_threads: int
     web_host: str
     web_port: int
+    trusted_proxies: int  # whose X-Forwarded-For and X-Forwarded-Proto are believed; 0: nobody's
     others: Mapping[Source, Access] = field(default_factory=dict)
 
     @property
@@ -295,6 +297,7 @@ def _read(reader: _Reader) -> Settings:
         web_threads=reader.whole("WEB_THREADS", 32, lowest=4),
         web_host=reader.text("HOST", "0.0.0.0"),  # noqa: S104  # a container is reached from outside
         web_port=_port(reader),
+        trusted_proxies=reader.whole("TRUSTED_PROXIES", 0, lowest=0),
         others={platform: _access(reader, platform.name) for platform in OTHERS},
     )
     _require(reader, settings)

@@ -23,6 +23,10 @@ worker_connections = 4000  # a bulk action brings a thousand at once, and open o
 timeout = 60
 graceful_timeout = 30
 keepalive = 75  # longer than the usual proxy's, so that the proxy and not we close an idle connection
+# Whose word counts for the client's address and the scheme is said in one place, TRUSTED_PROXIES. By default the
+# server would believe whoever is on this machine.
+forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
 # The app writes one line per webhook itself. An access log would show the path, and the path may hold the secret.
 accesslog = None
 errorlog = "-"

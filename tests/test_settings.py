@@ -50,6 +50,7 @@ EVERY = {
     "WEB_THREADS": "4",
     "HOST": "127.0.0.1",
     "PORT": "8080",
+    "TRUSTED_PROXIES": "2",
 }
 
 
@@ -87,6 +88,7 @@ def test_the_needed_settings_are_enough_and_the_rest_has_defaults() -> None:
         web_threads=32,
         web_host="0.0.0.0",  # noqa: S104
         web_port=8000,
+        trusted_proxies=0,
     )
 
 
@@ -124,6 +126,7 @@ def test_every_setting_is_read() -> None:
         web_threads=4,
         web_host="127.0.0.1",
         web_port=8080,
+        trusted_proxies=2,
     )
 
 
@@ -308,6 +311,10 @@ BAD = [
     ({"WEB_THREADS": "3"}, "WEB_THREADS must be a whole number, at least 4, not '3'."),
     ({"PORT": "http"}, "PORT must be a whole number, at least 1, not 'http'."),
     ({"PORT": "70000"}, "PORT must be at most 65535."),
+    (
+        {"TRUSTED_PROXIES": "10.0.0.1"},
+        "TRUSTED_PROXIES must be a whole number, at least 0, not '10.0.0.1'.",
+    ),
     (
         {"KOMMO_TOKEN_ACCESS": "x"},
         "KOMMO_TOKEN_ACCESS is not a setting: did you mean KOMMO_ACCESS_TOKEN?",

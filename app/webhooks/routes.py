@@ -214,6 +214,8 @@ def _report(source: Source, body: Mapping[str, Any], events: Iterable[Event], st
     log.info(
         "webhook",
         vendor=source,
+        address=request.remote_addr,
+        scheme=request.scheme,
         code=status,
         status=body.get("status", ""),
         events=[entry["id"] for entry in body.get("events", ()) if entry["id"]],

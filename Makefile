@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 LOCK_ARGS ?=
 
-.PHONY: help install demo sandbox run chaos bench test lint check format lock audit clean
+.PHONY: help install demo sandbox run image chaos bench test lint check format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -35,6 +35,9 @@ run: .env install ## Start the service from .env
 
 .env:
 	@echo "There is no .env yet: cp .env.example .env, fill it in, and try again."; exit 1
+
+image: ## Build the Docker image kommo-relay, labelled with the version and the commit
+	@docker build --build-arg COMMIT=`git rev-parse HEAD` -t kommo-relay .
 
 chaos: install ## Kill, freeze and starve it under load, and audit what arrived (SECONDS, SEED, DATABASE)
 	@$(BIN)/python -m bench.chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1) --database $(or $(DATABASE),both)

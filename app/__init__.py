@@ -83,6 +83,7 @@ def create_app(configured: Settings | None = None) -> Flask:
         to_kommo=Answers().answered,
         observe=parts.metrics.answered,
         strangers=strangers,
+        clean=Veil(told.hidden, emails="full").words,
     )
     app.register_blueprint(routes.make_blueprint(receiver, ways))
     app.register_blueprint(health.make_blueprint(parts.journal, parts.vendors, oldest=told.overdue_minutes * 60.0))

@@ -289,7 +289,7 @@ NOISE = [
     Row(
         "only Encharge's own id is named, and Encharge is not connected: nothing, and why",
         encharge("email_clicked", None, person_id="7f3a"),
-        answer=ignored("no email address: Encharge tells none for the person 7f3a, or its API key is not set"),
+        answer=ignored("no email address: Encharge tells none for this person, or its API key is not set"),
     ),
     Row(
         "an event of no concern: nothing",

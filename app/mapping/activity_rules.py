@@ -293,7 +293,8 @@ def _nobody(event: Event, activity: EmailActivity, context: Context) -> str:
     if activity.email or activity.lead_id or context.email:
         return "no active deal: neither the deal it names nor a contact with this email has one"
     platform = event.source.title()
-    return f"no email address: {platform} tells none for the person {activity.person_id}, or its API key is not set"
+    # Without its id there, which may be anything: reasons are logged, and the event has it.
+    return f"no email address: {platform} tells none for this person, or its API key is not set"
 
 
 def _assignee(row: int | str | Mapping[str, int | str], lead: Lead) -> int | None:

@@ -59,9 +59,13 @@ class Receiver:
         to_kommo: Callable[[int, float], None] = lambda status, seconds: None,
         observe: Heard = lambda source, status, body, seconds: None,
         strangers: Strangers | None = None,
+        clean: Callable[[str], str] = str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`to_kommo` hears the status of each answer to Kommo, and its seconds; `observe` hears of every answer."""
+        """`to_kommo` hears the status of each answer to Kommo, and its seconds; `observe` hears of every answer.
+
+        `clean` takes secrets out of the words of an answer: a vendor's debug page may have told them to us.
+        """
         self._routes = routes
         self._rules = rules
         self._dispatcher = dispatcher
@@ -69,6 +73,7 @@ class Receiver:
         self._to_kommo = to_kommo
         self._observe = observe
         self._strangers = strangers or Strangers()
+        self._clean = clean
         self._clock = clock
 
     def receive(self, source: Source, secret: str = "") -> Response:
@@ -122,7 +127,10 @@ class Receiver:
             log.error("not recorded", vendor=route.source, error=str(error))
             raise ServiceUnavailable("The journal cannot be written now: send it again later.") from error
         self._dispatcher.carry_out(receipt, self._budget - (time.monotonic() - began))
-        return _answer(reading, receipt), reading.events
+        answer = _answer(reading, receipt)
+        for entry in answer["events"]:
+            entry["reason"] = self._clean(entry["reason"])
+        return answer, reading.events
 
 
 def make_blueprint(receiver: Receiver, sources: Iterable[Source]) -> Blueprint:

@@ -127,6 +127,7 @@ def talkative(
     """A service that says all it can."""
     town.kommo.switch(rate=0)
     return start_service(
+        {"app.alerts.LOOK_SECONDS": 0.5, "app.strangers.WAIT_SECONDS": 0.05},
         **SETTINGS,
         LOG_LEVEL="DEBUG",
         LOG_FORMAT=request.param,

@@ -63,7 +63,9 @@ def busy(running_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     town.encharge.target = town.ortto.target = None
     folder = tmp_path_factory.mktemp("metrics")
     told = {"OPS_TOKEN": TOKEN, "REPLY_BUDGET_SECONDS": "1.5"}
-    service = Service({**environment(town, folder), **told}, folder / "service.log")
+    service = Service(
+        {**environment(town, folder), **told}, folder / "service.log", {"app.strangers.WAIT_SECONDS": 0}
+    )
     service.wait_until_ready()
     hook = stage_hook(LEAD, at=1_790_000_000)
     in_the_end(service, service.post("kommo", hook, FORM))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,22 +11,13 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from support import FORM, ROOT, SECRET, Service, environment, eventually
+from support import FORM, SECRET, Service, environment, eventually
 
 from app import server
 from sandbox.town import Town
 
 THREADS = 4
 REQUEST_SECONDS = 1.5  # in place of the 10, so that the tests need not wait as long
-IMPATIENT = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from app import server
-server.REQUEST_SECONDS = {REQUEST_SECONDS}
-from gunicorn.app.wsgiapp import run
-sys.argv = ["gunicorn", "-c", "config/gunicorn.conf.py", "wsgi:app"]
-run()
-"""
 BODY = b"contacts[update][0][id]=5"  # a hook that is not written down
 HEAD = b"POST /webhooks/kommo/%s HTTP/1.1\r\nHost: x\r\n"
 
@@ -36,7 +26,7 @@ HEAD = b"POST /webhooks/kommo/%s HTTP/1.1\r\nHost: x\r\n"
 def service(running_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("server")
     variables = {**environment(running_town, folder), "WEB_THREADS": str(THREADS)}
-    made = Service(variables, folder / "service.log", (sys.executable, "-c", IMPATIENT))
+    made = Service(variables, folder / "service.log", {"app.server.REQUEST_SECONDS": REQUEST_SECONDS})
     made.wait_until_ready()
     yield made
     made.kill()

@@ -183,7 +183,11 @@ def one_service(running_town: Town, tmp_path_factory: pytest.TempPathFactory) ->
     """A service in the midst of a rotation: of both secrets, and of both tokens."""
     folder = tmp_path_factory.mktemp("strangers")
     old_and_new = {"KOMMO_WEBHOOK_SECRET": f"{OURS[0]},{SECRET}", "OPS_TOKEN": f"{OURS[1]},{OURS[0]}"}
-    service = Service({**environment(running_town, folder), **old_and_new}, folder / "service.log")
+    service = Service(
+        {**environment(running_town, folder), **old_and_new},
+        folder / "service.log",
+        {"app.strangers.WAIT_SECONDS": 0},
+    )
     service.wait_until_ready()
     yield service
     service.kill()

@@ -45,6 +45,12 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         """Say whether the connection can be used again: if what was refused unread has come as a whole."""
         return keepalive and bool(conn.parser.finish_body(deadline=time.monotonic() + REST_SECONDS))
 
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Let a stop wait neither for connections that are kept, nor for those that have never said a word."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
 
 class Sender(socket.socket):
     """The connection of a caller who is cut off after a while, as if they had gone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
@@ -144,6 +144,17 @@ def test_nothing_of_it_is_an_error_in_the_log(service: Service) -> None:
         time.sleep(REQUEST_SECONDS + 0.5)
     assert eventually(lambda: "webhook" in service.log())
     assert re.findall(r'"level": "(?:error|critical)"|Traceback', service.log()) == []
+
+
+def test_a_stop_waits_for_nobody_who_says_nothing(start_service: Callable[..., Service]) -> None:
+    """Browsers open connections that they may need. A stop is given 30 seconds; nothing is under way here."""
+    service = start_service()
+    with senders(service, b"", 3):
+        time.sleep(2 * server.FIRST_BYTE_SECONDS)
+        began = time.monotonic()
+        service.process.terminate()
+        service.process.wait(60)
+        assert time.monotonic() - began < 20
 
 
 def test_a_sender_has_a_time_for_the_whole_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,15 @@ ARG PYTHON=3.13.18-slim-trixie
 
 FROM python:${PYTHON} AS build
 WORKDIR /srv
-COPY requirements.txt constraints.txt ./
-# No compiler is here, nor pip in what is made.
+COPY requirements.lock ./
+# No compiler is here, nor pip in what is made; and nothing but what was pinned, to the last byte.
 RUN python -m venv --without-pip venv && \
-  python -m pip --python venv --no-cache-dir --disable-pip-version-check install --only-binary :all: -c constraints.txt -r requirements.txt
+  python -m pip --python venv --no-cache-dir --disable-pip-version-check install --only-binary :all: --require-hashes -r requirements.lock
 COPY app app
 COPY config config
 COPY wsgi.py .flaskenv ./
 # It never changes, so nobody needs to look whether it did.
-RUN python -m compileall -q --invalidation-mode unchecked-hash app && rm requirements.txt constraints.txt
+RUN python -m compileall -q --invalidation-mode unchecked-hash app && rm requirements.lock
 
 FROM python:${PYTHON}
 WORKDIR /srv

@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 LOCK_ARGS ?=
 
-.PHONY: help install demo sandbox run image chaos bench test lint check format lock audit clean
+.PHONY: help install demo sandbox run image chaos soak bench test lint check format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -41,6 +41,9 @@ image: ## Build the Docker image kommo-relay, labelled with the version and the 
 
 chaos: install ## Kill, freeze and starve it under load, and audit what arrived (SECONDS, SEED, DATABASE)
 	@$(BIN)/python -m bench.chaos --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1) --database $(or $(DATABASE),both)
+
+soak: install ## Run it for an hour under load, restarts and faults, and see what grows (MINUTES, SEED, DATABASE)
+	@$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1) --database $(or $(DATABASE),sqlite)
 
 bench: install ## Measure how fast it is, beside a plain reference (BENCH_ARGS="--quick", "--only burst", …)
 	@$(BIN)/python -m bench.speed $(BENCH_ARGS)

@@ -26,6 +26,7 @@ JSON = "application/json"
 PIPELINE = 7_300_010
 START = 63_000_000  # the stage that deals are made in: not in the mapping
 STAGES = 45  # a deal enters each once, so that every event is known by its stage; Ortto drops the 51st of a day
+MAPPING = "mapping.yaml"
 ANSWER_SECONDS = 5.0
 SENDERS = 16
 BULK = 5  # deals in one webhook at most
@@ -124,7 +125,7 @@ def add_stages(town: Town) -> None:
     town.kommo.account.pipelines[PIPELINE] = Pipeline(PIPELINE, "Chaos", 3, is_main=False, stages=stages)
 
 
-def write_mapping(file: Path) -> None:
+def write_mapping(folder: Path) -> None:
     """Write the shipped mapping with the stages of the chaos pipeline."""
     shipped = (ROOT / "config" / "mapping.yaml").read_text()
     rows = "".join(
@@ -137,7 +138,7 @@ def write_mapping(file: Path) -> None:
     changed, count = re.subn(r"^stages:\n.*?(?=^# --)", f"stages:\n{rows}\n", shipped, flags=re.M | re.S)
     if count != 1:
         raise RuntimeError("config/mapping.yaml has no section `stages:` before a line `# --` any more")
-    file.write_text(changed)
+    (folder / MAPPING).write_text(changed)
 
 
 def stage_name(number: int) -> str:
@@ -150,10 +151,22 @@ def stage_label(number: int) -> str:
     return f"Stage {number:02d}"
 
 
-def add_deals(town: Town, count: int) -> list[Deal]:
-    """Add deals with a contact each."""
+def environment(town: Town, database: str, folder: Path) -> dict[str, str]:
+    """Return the settings of a service for the town with such stages, its mapping in the folder."""
+    return {
+        **town.environment(),
+        **{f"{vendor}_WEBHOOK_SECRET": SECRET for vendor in ("KOMMO", "ENCHARGE", "ORTTO")},
+        "KOMMO_CF_EMAIL_ACTIVITY": "800110",
+        "KOMMO_CF_EMAIL_STATUS": "800111",
+        "DATABASE_URL": database,
+        "MAPPING_FILE": str(folder / MAPPING),
+    }
+
+
+def add_deals(town: Town, count: int, *, known: int = 0) -> list[Deal]:
+    """Add deals with a contact each to those that are known."""
     deals = []
-    for number in range(count):
+    for number in range(known, known + count):
         email = f"person{number:03d}@chaos.example"
         contact = town.kommo.add_contact(f"Person Number{number:03d}", [email])
         deal = town.kommo.add_deal(
@@ -174,6 +187,7 @@ class Load:
         self, town: Town, replicas: Sequence[Process], ledger: Ledger, deals: Sequence[Deal], seed: int
     ) -> None:
         self.rate = 0.0  # webhooks a second; 0 = none
+        self.answer_seconds = ANSWER_SECONDS  # how long an answer is waited for
         self._town = town
         self._replicas = replicas
         self._ledger = ledger
@@ -188,6 +202,13 @@ class Load:
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._send_on, daemon=True) for _ in range(SENDERS)]
 
+    def add(self, deals: Sequence[Deal]) -> None:
+        """Let more deals have their stories."""
+        with self._lock:
+            self._deals |= {deal.id: deal for deal in deals}
+            self._moving += [deal.id for deal in deals]
+            self._mailing += [deal.id for deal in deals]
+
     def start(self) -> None:
         """Begin to send."""
         for thread in self._threads:
@@ -201,7 +222,7 @@ class Load:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._closing.set()
         for thread in self._threads:
-            thread.join(2 * ANSWER_SECONDS)
+            thread.join(2 * self.answer_seconds)
 
     # -- what happens --
 
@@ -288,10 +309,14 @@ class Load:
     def _post(self, hook: Hook) -> tuple[int, Any]:
         with self._lock:
             replica = self._random.choice(self._replicas)
+        return self._ask(replica, hook)
+
+    def _ask(self, replica: Process, hook: Hook) -> tuple[int, Any]:
+        """Send a webhook to a replica once; return status and answer, 0 if there is none."""
         headers = {"Content-Type": hook.content_type, "X-Webhook-Secret": SECRET}
         try:
             url = f"{replica.url}/webhooks/{hook.route}"
-            answer = requests.post(url, data=hook.body, headers=headers, timeout=ANSWER_SECONDS)
+            answer = requests.post(url, data=hook.body, headers=headers, timeout=self.answer_seconds)
             return answer.status_code, answer.json()
         except (requests.RequestException, ValueError):
             return 0, None

@@ -44,6 +44,9 @@ def free_port() -> int:
 class Process:
     """A replica under gunicorn, or `flask work`: the leader of a process group of its own."""
 
+    LAUNCH: tuple[str, ...] = ("-m", "bench.chaos.launch")
+    START_SECONDS = START_SECONDS
+
     def __init__(self, name: str, arguments: tuple[str, ...], folder: Path) -> None:
         self.name = name
         self.port = free_port()
@@ -61,7 +64,7 @@ class Process:
         write_order(self.order, "")
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                (sys.executable, "-m", "bench.chaos.launch", *self._arguments),
+                (sys.executable, *self.LAUNCH, *self._arguments),
                 cwd=ROOT,
                 env={
                     "PATH": os.environ["PATH"],
@@ -84,7 +87,7 @@ class Process:
 
     def wait_until_it_answers(self) -> None:
         """Wait until a replica answers; fail with the end of its log if it does not."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.START_SECONDS
         while time.monotonic() < deadline and self.alive:
             with contextlib.suppress(requests.RequestException):
                 if not self.url or requests.get(f"{self.url}/healthz", timeout=2).ok:
@@ -146,6 +149,11 @@ class Process:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The id of its leader, alive or dead; 0 if it was never started."""
+        return self._process.pid if self._process else 0
 
     def pids(self) -> set[int]:
         """Return the ids of all its processes."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from bench.chaos.audit import Findings
-from bench.chaos.load import Deal
+from bench.chaos.load import Deal, Ledger
 from bench.chaos.processes import Database
 from sandbox.town import Town
 
@@ -24,30 +24,12 @@ def faults(result: Result) -> list[str]:
     """Return each reason why the promise does not hold, as a sentence."""
     from bench.chaos.run import TAKEOVER_SECONDS
 
-    found, tally, options = result.findings, result.tally, result.options
-    said = []
-    for count, what in (
-        (len(found.lost), "effects are lost"),
-        (len(found.out_of_order), "deals have effects out of order"),
-        (len(found.wrong_state), "people, fields or tags are in a wrong state at the end"),
-        (result.owed, "jobs are still owed at the end"),
-        (len(result.dead), "jobs are dead"),
-        (len(result.ledger.refused), "webhooks were answered 4xx or 500"),
-        (len(result.ledger.given_up), "webhooks were never acknowledged"),
-        (len(result.ledger.repeats_taken_as_new), "repeated webhooks were taken as new"),
-        (result.too_many_calls, "calls to Kommo were over its limit"),
-        *((len(found.duplicates[kind]), f"{kind} are duplicates") for kind in KINDS[:-1]),
-    ):
-        if count:
-            said.append(f"{count} {what}")
-    events = len(found.duplicates["Encharge events"])
-    if events > tally.kills.total():
-        said.append(f"{events} Encharge events are duplicates after {tally.kills.total()} kills")
-    silent = found.twice_at_encharge - result.sent_again
-    if silent:
-        said.append(
-            f"{len(silent)} Encharge events are there twice without the journal saying so: {sorted(silent)[:5]}"
-        )
+    tally, options = result.tally, result.options
+    said = effect_faults(
+        result.findings, result.ledger, result.owed, result.dead, tally.kills.total(), result.sent_again
+    )
+    if result.too_many_calls:
+        said.append(f"{result.too_many_calls} calls to Kommo were over its limit")
     if options.real_lease and result.real_takeover is None:
         said.append("no take-over with the real lease was seen: no proof")
     if result.real_takeover is not None and result.real_takeover > TAKEOVER_SECONDS:
@@ -56,6 +38,40 @@ def faults(result: Result) -> list[str]:
         said.append(f"only {len(result.ledger.hooks)} of {options.acknowledged} webhooks acknowledged: no proof")
     if tally.kills.total() < options.kills:
         said.append(f"only {tally.kills.total()} of {options.kills} kills happened: no proof")
+    return said
+
+
+def effect_faults(
+    found: Findings,
+    ledger: Ledger,
+    owed: int,
+    dead: Collection[str],
+    kills: int,
+    sent_again: Collection[tuple[int, int]],
+) -> list[str]:
+    """Return what is wrong with what arrived at the vendors, and with what is still to arrive, as sentences."""
+    said = []
+    for count, what in (
+        (len(found.lost), "effects are lost"),
+        (len(found.out_of_order), "deals have effects out of order"),
+        (len(found.wrong_state), "people, fields or tags are in a wrong state at the end"),
+        (owed, "jobs are still owed at the end"),
+        (len(dead), "jobs are dead"),
+        (len(ledger.refused), "webhooks were answered 4xx or 500"),
+        (len(ledger.given_up), "webhooks were never acknowledged"),
+        (len(ledger.repeats_taken_as_new), "repeated webhooks were taken as new"),
+        *((len(found.duplicates[kind]), f"{kind} are duplicates") for kind in KINDS[:-1]),
+    ):
+        if count:
+            said.append(f"{count} {what}")
+    events = len(found.duplicates["Encharge events"])
+    if events > kills:
+        said.append(f"{events} Encharge events are duplicates after {kills} kills")
+    silent = found.twice_at_encharge.difference(sent_again)
+    if silent:
+        said.append(
+            f"{len(silent)} Encharge events are there twice without the journal saying so: {sorted(silent)[:5]}"
+        )
     return said
 
 
@@ -107,28 +123,29 @@ def _lease(result: Result) -> str:
 # -- stories -------------------------------------------------------------------------------------------------------
 
 
-def stories(result: Result, database: Database, town: Town, deals: Sequence[Deal]) -> list[str]:
+def stories(
+    found: Findings, ledger: Ledger, dead: Sequence[str], database: Database, town: Town, deals: Sequence[Deal]
+) -> list[str]:
     """Return what went wrong, and all that is known of the first deal with which it did."""
-    found = result.findings
     told = []
     first: int | None = None
     for sentences in (found.lost, found.out_of_order, found.wrong_state, *found.duplicates.values()):
         told += [sentence for _, sentence in sentences[:TOLD]]
         if sentences and first is None and not _is_allowed(sentences, found):
             first = sentences[0][0]
-    told += [f"dead: {words}" for words in result.dead[:TOLD]]
-    told += result.ledger.refused[:TOLD] + result.ledger.repeats_taken_as_new[:TOLD]
+    told += [f"dead: {words}" for words in dead[:TOLD]]
+    told += ledger.refused[:TOLD] + ledger.repeats_taken_as_new[:TOLD]
     deal = next((deal for deal in deals if deal.id == first), None)
-    return [*told, *([_story(deal, result, database, town)] if deal else [])]
+    return [*told, *([_story(deal, ledger, database, town)] if deal else [])]
 
 
 def _is_allowed(sentences: Sequence[tuple[int, str]], found: Findings) -> bool:
     return sentences is found.duplicates["Encharge events"]
 
 
-def _story(deal: Deal, result: Result, database: Database, town: Town) -> str:
+def _story(deal: Deal, ledger: Ledger, database: Database, town: Town) -> str:
     lines = [f"The story of deal {deal.id} ({deal.email})", "  webhooks:"]
-    for hook in result.ledger.hooks:
+    for hook in ledger.hooks:
         for fact in hook.facts:
             if fact.deal == deal.id:
                 what = fact.stage or fact.campaign

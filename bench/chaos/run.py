@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 import shutil
@@ -14,12 +13,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.chaos import load, report
+from bench.chaos import books, load, report
 from bench.chaos.audit import Findings, Seen, audit
-from bench.chaos.load import SECRET, START, Deal, Ledger, Load
+from bench.chaos.load import Deal, Ledger, Load
 from bench.chaos.processes import GUNICORN, WORKER, Database, Postgresql, Process, Sqlite
 from bench.chaos.takeover import TakeoverWatch
-from bench.chaos.weather import Tally, Troubles, VendorWeather
+from bench.chaos.weather import Tally, Troubles, VendorWeather, vendor_faults
 from sandbox.town import Town
 
 DATABASES: Mapping[str, Callable[[Path], Database]] = {"sqlite": Sqlite, "postgresql": Postgresql}
@@ -120,7 +119,7 @@ class Run:
         logging.getLogger("sandbox").propagate = False
         town.kommo.switch(rate=0)
         load.add_stages(town)
-        load.write_mapping(folder / "mapping.yaml")
+        load.write_mapping(folder)
         self._deals: list[Deal] = load.add_deals(town, max(12, options.acknowledged // 16))
         self._ledger = Ledger(folder / "ledger.jsonl")
         self._replicas = [Process(f"replica-{number}", GUNICORN, folder) for number in (1, 2)]
@@ -156,14 +155,9 @@ class Run:
 
     def _environment(self) -> dict[str, str]:
         return {
-            **self._town.environment(),
+            **load.environment(self._town, self._database.url, self._folder),
             "KOMMO_RATE_LIMIT": str(self._rate),
-            **{f"{vendor}_WEBHOOK_SECRET": SECRET for vendor in ("KOMMO", "ENCHARGE", "ORTTO")},
-            "KOMMO_CF_EMAIL_ACTIVITY": "800110",
-            "KOMMO_CF_EMAIL_STATUS": "800111",
-            "DATABASE_URL": self._database.url,
             "RECONCILE_MINUTES": "0",  # the ledger knows what was acknowledged, and not what Kommo logged
-            "MAPPING_FILE": str(self._folder / "mapping.yaml"),
         }
 
     def _start(self, process: Process) -> None:
@@ -185,8 +179,8 @@ class Run:
     def _trouble(self) -> None:
         """Load and trouble at once, until the time is over and enough has happened; at most twice that long."""
         options = self._options
-        late = options.read + 0.15
-        weather = VendorWeather(self._town, self._tally, options.seed, late)
+        faults = vendor_faults(late=options.read + 0.15)
+        weather = VendorWeather(self._town, self._tally, options.seed, faults)
         troubles = Troubles(
             self._town,
             self._processes,
@@ -270,28 +264,12 @@ class Run:
             vendor.faults.clear()
         if restart:
             self._restart_all()
-        owed = -1
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                owed = int(self._database.rows("SELECT count(*) FROM jobs WHERE state = 'pending'")[0][0])
-            if owed == 0:
-                break
-            time.sleep(0.2)
-        return owed
+        return books.wait_until_settled(self._database, SETTLE_SECONDS)
 
     # -- what comes out --
 
     def _result(self, owed: int) -> Result:
         findings = audit(self._town, self._ledger, self._deals)
-        dead = self._database.rows(
-            "SELECT events.order_key, jobs.lane, jobs.reason FROM jobs JOIN events ON events.id = jobs.event_id "
-            "WHERE jobs.state = 'dead'"
-        )
-        said = self._database.rows(
-            "SELECT events.data FROM jobs JOIN events ON events.id = jobs.event_id "
-            "WHERE jobs.lane = 'encharge' AND jobs.steps LIKE '%sent again%'"
-        )
         result = Result(
             options=self._options,
             ledger=self._ledger,
@@ -299,19 +277,19 @@ class Run:
             tally=self._tally,
             seconds=time.monotonic() - self._began,
             owed=owed,
-            dead=[" ".join(map(str, row)) for row in dead],
+            dead=books.dead(self._database),
             repeats_known_to_ortto=Seen(self._town).repeats_known_to_ortto,
             longest_takeover=self._watch.longest if self._longest is None else self._longest,
             takeovers=self._watch.count,
             real_takeover=self._real_takeover,
-            sent_again={
-                (data["lead_id"], data["status_id"] - START) for row in said for data in [json.loads(row[0])]
-            },
+            sent_again=books.sent_again(self._database),
             too_many_calls=self._too_many,
             busiest_second=self._busiest,
         )
         if result.faults():
-            result.stories = report.stories(result, self._database, self._town, self._deals)
+            result.stories = report.stories(
+                findings, self._ledger, result.dead, self._database, self._town, self._deals
+            )
         return result
 
     @contextlib.contextmanager

@@ -69,13 +69,27 @@ def vendor_faults(late: float) -> Mapping[str, dict[str, object]]:
 class VendorWeather(threading.Thread):
     """Lets vendors misbehave, one fault after the other, until it is ended."""
 
-    def __init__(self, town: Town, tally: Tally, seed: int, late: float) -> None:
+    def __init__(
+        self,
+        town: Town,
+        tally: Tally,
+        seed: int,
+        faults: Mapping[str, dict[str, object]],
+        *,
+        lasts: tuple[float, float] = (0.3, 2.5),
+        pause: tuple[float, float] = (0.2, 2.0),
+        times: Sequence[int] = (1, 2, 5, 20),
+    ) -> None:
+        """`lasts`: seconds of one fault, from and to; `pause`: until the next. `times`: calls it hits at most."""
         super().__init__(daemon=True)
         self.calm = threading.Event()  # set: no new faults
+        self._lasts = lasts
+        self._pause = pause
+        self._times = times
         self._town = town
         self._tally = tally
         self._random = random.Random(f"vendors {seed}")
-        self._faults = vendor_faults(late)
+        self._faults = faults
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -83,22 +97,23 @@ class VendorWeather(threading.Thread):
         while not self._over.is_set():
             if not self.calm.is_set():
                 self._spoil(self._random.choice(list(self._town.vendors.values())))
-            self._over.wait(self._random.uniform(0.2, 2.0))
+            self._over.wait(self._random.uniform(*self._pause))
 
     def end(self) -> None:
         """Take all faults away, for good."""
         self._over.set()
-        self.join()
+        if self.is_alive():
+            self.join()
 
     def _spoil(self, vendor: Vendor) -> None:
         kind = self._random.choice(list(self._faults))
-        times = self._random.choice((1, 2, 5, 20))
+        times = self._random.choice(self._times)
         # Only a write can have been done: most of Kommo's calls are reads.
         method = (
             self._random.choice(("POST", "POST", "PATCH")) if vendor.name == "kommo" and "but done" in kind else ""
         )
         fault = vendor.faults.add(times=times, method=method, **self._faults[kind])
-        self._over.wait(self._random.uniform(0.3, 2.5))
+        self._over.wait(self._random.uniform(*self._lasts))
         vendor.faults.clear()
         hits = times - max(0, fault.times or 0)
         if hits:

@@ -52,7 +52,7 @@ def table(result: Result) -> str:
         ("… of the first tenth", _times(_tenth(result.answers, first=True)), ""),
         ("… of the last tenth", _times(_tenth(result.answers, first=False)), ""),
         ("restarts", _restarts(result), _words(tally.kills, stopped=tally.faults)),
-        ("calls that vendors spoilt", f"{sum(_spoilt(result).values()):,}", ", ".join(_spoilt(result))),
+        ("calls that vendors spoilt", f"{sum(_spoilt(result).values()):,}", _counts(_spoilt(result))),
         ("calls to vendors", f"{sum(result.calls.values()):,}", _calls(result)),
         ("calls over Kommo's limit", result.over_the_limit, "refused with 429 by its own limit"),
         ("looks at health, numbers, pages", f"{sum(count for _, count in result.visits):,}", _visits(result)),
@@ -155,7 +155,11 @@ def _spoilt(result: Result) -> dict[str, int]:
 
 
 def _words(kills: dict[str, int], *, stopped: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted({**kills, **_stopped(stopped)}.items()))
+    return _counts({**kills, **_stopped(stopped)})
+
+
+def _counts(found: dict[str, int]) -> str:
+    return "; ".join(f"{count:,} {name}" for name, count in sorted(found.items()))
 
 
 def _calls(result: Result) -> str:

@@ -16,15 +16,18 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import logs, mapping, settings
+from app.access import LOGIN, KeyWatch, KommoAccess, LongLived, OAuthAccess
 from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order
-from app.cli import backfill, broadcasts, doctor, events, explain, reconcile, setup, stages, work
+from app.cli import backfill, broadcasts, doctor, events, explain, login, reconcile, setup, stages, work
 from app.cli.desk import Desk
 from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
 from app.clients.encharge import EnchargeClient
+from app.clients.errors import LoginNeededError
 from app.clients.http import Observe, Wire, unobserved
 from app.clients.kommo import KommoClient
+from app.clients.kommo_oauth import KommoOAuth
 from app.clients.platform import Platform, Teller, connect
 from app.clients.rehearsal import Rehearsal
 from app.clients.relay import RelayClient
@@ -52,6 +55,7 @@ from app.ops.metrics import Metrics
 from app.ops.page import Page
 from app.reconcile import Reconciler
 from app.rounds import Rounds
+from app.seal import Seal
 from app.settings import ACCESS, Settings, SettingsError, Survey
 from app.strangers import Strangers
 from app.webhooks import kommo, routes
@@ -86,7 +90,11 @@ def create_app(configured: Settings | None = None) -> Flask:
         clean=Veil(told.hidden, emails="full").words,
     )
     app.register_blueprint(routes.make_blueprint(receiver, ways))
-    app.register_blueprint(health.make_blueprint(parts.journal, parts.vendors, oldest=told.overdue_minutes * 60.0))
+    app.register_blueprint(
+        health.make_blueprint(
+            parts.journal, parts.vendors, oldest=told.overdue_minutes * 60.0, access=parts.access.standing
+        )
+    )
     app.register_blueprint(ops_metrics.make_blueprint(parts.metrics, told.ops_tokens, strangers))
     page = make_page(told, parts.rules, parts.flows, parts.journal)
     app.register_blueprint(
@@ -130,6 +138,7 @@ def make_command_app(parts: Callable[[], Parts], desk: Callable[[], Desk]) -> Fl
         explain.make_command(lambda: parts().rules.stages, lambda: make_explainer(parts())),
         setup.make_command(desk),
         stages.make_command(desk),
+        login.make_commands(desk),
     ):
         app.cli.add_command(command)
     return app
@@ -142,6 +151,7 @@ class Parts:
     told: Settings
     rules: Rules
     journal: Journal
+    access: KommoAccess
     clients: Clients
     flows: Mapping[Lane, tuple[str, Flow]]
     reconciler: Reconciler
@@ -169,29 +179,56 @@ def make_parts(configured: Settings | None = None) -> Parts:
         sys.exit(f"Kommo Relay cannot start:\n{error}")
     metrics = Metrics(__version__)
     leases = {lane: Lease() for lane in Lane}
-    clients = make_clients(told, journal, leases, metrics.called)
+    access = make_access(told, lambda: journal, make_throttle(told, journal), metrics.called)
+    clients = make_clients(told, journal, access, leases, metrics.called)
     # What nobody waits for must not stand in the way of what somebody does, nor does it wait for a lane's lease.
-    watching = make_clients(told, journal, dict.fromkeys(Lane, NoLease()), metrics.called).backfill
+    watching = make_clients(told, journal, access, dict.fromkeys(Lane, NoLease()), metrics.called).backfill
     reconciler = Reconciler(journal, watching, rules)
     flows = make_flows(told, rules, clients)
     vendors = {lane: vendor for lane, (vendor, _) in flows.items()}
-    metrics.watch(journal, vendors.values(), told.kommo_rate_limit)
+    metrics.watch(journal, vendors.values(), told.kommo_rate_limit, access.standing)
     dispatcher = Dispatcher(
         journal,
         flows,
         leases=leases,
-        chores=make_chores(told, journal, vendors, reconciler, watching, metrics),
+        chores=make_chores(told, journal, vendors, reconciler, watching, access, metrics),
         # The other half of the threads stays free to write down what comes in.
         places=told.web_threads // 2,
         retention=told.retention_days * 86400.0,
         observe=metrics.settled,
     )
-    return Parts(told, rules, journal, clients, flows, reconciler, dispatcher, vendors, metrics)
+    return Parts(told, rules, journal, access, clients, flows, reconciler, dispatcher, vendors, metrics)
 
 
 def make_veil(told: Settings) -> Veil:
     """Return what cleans log lines."""
     return Veil(told.hidden, emails=told.log_emails)
+
+
+def make_throttle(told: Settings, journal: Journal, priority: Priority = Priority.TASKS) -> Throttle:
+    """Return what keeps Kommo's limit, for calls that hurry so much."""
+    return Throttle(journal, "kommo", told.kommo_rate_limit, priority)
+
+
+def make_access(
+    told: Settings,
+    ask_journal: Callable[[], Journal],
+    throttle: Throttle | None = None,
+    observe: Observe = unobserved,
+) -> KommoAccess:
+    """Return what lets us into Kommo. `ask_journal` raises JournalError; it is asked only where it is needed."""
+    integration = told.kommo_app
+    if integration is None:
+        return LongLived(told.kommo_access_token)
+
+    def make_oauth(may_ask: Callable[[], bool]) -> KommoOAuth:
+        url, app = told.kommo_api_url, integration
+        made = KommoOAuth(
+            url, app.client_id, app.client_secret, app.redirect_uri, may_write=may_ask, observe=observe
+        )
+        return made.paced(throttle.wait, throttle.refused) if throttle else made
+
+    return OAuthAccess(ask_journal, make_oauth, Seal(integration.client_secret))
 
 
 def make_chores(
@@ -200,10 +237,11 @@ def make_chores(
     vendors: Mapping[Lane, str],
     reconciler: Reconciler,
     kommo: KommoClient,
+    access: KommoAccess,
     metrics: Metrics,
 ) -> dict[str, Callable[[threading.Event], None]]:
     """Return what runs beside the lanes, by name; what is switched off is not there."""
-    chores: dict[str, Callable[[threading.Event], None]] = {}
+    chores: dict[str, Callable[[threading.Event], None]] = {"kommo access": KeyWatch(access).run}
     hook_stands: Callable[[str], None] = lambda fault: None  # noqa: E731 - unless somebody wants to hear it
     if told.alert_webhook_url:
         alerts = Alerts(
@@ -212,6 +250,7 @@ def make_chores(
             vendors,
             overdue=told.overdue_minutes * 60.0,
             watches_hook=bool(told.reconcile_minutes),
+            access=access.standing,
             link=f"{told.public_url}/ops" if told.public_url else "",
             clean=Veil(told.hidden, emails="none").words,
         )
@@ -242,6 +281,7 @@ class Clients:
 def make_clients(
     told: Settings,
     journal: Journal,
+    access: KommoAccess,
     leases: Mapping[Lane, Lease],
     observe: Observe = unobserved,
     rehearsal: Rehearsal | None = None,
@@ -250,7 +290,7 @@ def make_clients(
 
     `observe` hears of every call.
     """
-    budget = partial(Throttle, journal, "kommo", told.kommo_rate_limit)
+    budget = partial(make_throttle, told, journal)
 
     def wire(lane: Lane) -> Wire:
         return Wire(may_write=leases[lane].holds, observe=observe, rehearsal=rehearsal)
@@ -258,7 +298,7 @@ def make_clients(
     tasks, stages, rest = map(budget, (Priority.TASKS, Priority.STAGES, Priority.BACKFILL))
     crm = KommoClient(
         told.kommo_api_url,
-        told.kommo_access_token,
+        access,
         throttle=tasks.wait,
         refused=tasks.refused,
         **wire(Lane.KOMMO),
@@ -280,16 +320,36 @@ def make_desk(survey: Survey, rehearsal: Rehearsal | None = None) -> Desk:
     told = survey.settings
     logs.configure(told.log_level, told.log_format, make_veil(told))
     kommo_client = None
+    let_in: KommoAccess | None = None
     if not survey.faults_of(ACCESS[Source.KOMMO]):
+        let_in = make_access(told, cache(partial(open_journal, told)))
         # Without a journal the limit cannot be shared: never a second call within its share of a second.
         pause = partial(time.sleep, 1 / told.kommo_rate_limit)
-        kommo_client = KommoClient(told.kommo_api_url, told.kommo_access_token, throttle=pause, rehearsal=rehearsal)
+        kommo_client = KommoClient(told.kommo_api_url, let_in, throttle=pause, rehearsal=rehearsal)
     platforms = {
         platform: client
         for platform, access in told.platforms.items()
         if not survey.faults_of(ACCESS[platform]) and (client := connect(platform, access, rehearsal=rehearsal))
     }
-    return Desk(survey, kommo_client, platforms)
+    return Desk(survey, partial(make_journal, told), let_in, kommo_client, platforms)
+
+
+def make_journal(told: Settings) -> None:
+    """Make the journal, or bring it up to date. Raises JournalError."""
+    Journal(told.database_url).close()
+
+
+def open_journal(told: Settings) -> Journal:
+    """Open the journal for a command that needs its tokens; one that is not there, or is older, is left as it is.
+
+    Raises JournalError, and LoginNeededError if there is none.
+    """
+    found = inspect(told.database_url)
+    if not found.exists:
+        raise LoginNeededError(f"Kommo: nobody has logged in, there is no journal at {found.place}: {LOGIN}")
+    if not found.usable:
+        raise JournalError(f"the journal at {found.place} is of another version: start the service, or upgrade it")
+    return Journal(told.database_url)
 
 
 def make_doctor(survey: Survey) -> Doctor:
@@ -302,7 +362,7 @@ def make_doctor(survey: Survey) -> Doctor:
     crm = desk.kommo
     if crm and isinstance(journal, Journal):
         # The service may be at work: its limit is ours too.
-        throttle = Throttle(journal, "kommo", told.kommo_rate_limit, Priority.BACKFILL)
+        throttle = make_throttle(told, journal, Priority.BACKFILL)
         crm = crm.paced(throttle.wait, throttle.refused)
     secret = next(iter(told.kommo_webhook_secrets), "")
     ingests = told.encharge_events == "ingest" and told.encharge_dialect == "documented"
@@ -314,7 +374,7 @@ def make_doctor(survey: Survey) -> Doctor:
     }
     if isinstance(journal, Journal):
         groups["jobs"] = partial(state.work, journal, overdue=told.overdue_minutes * 60.0)
-    groups["kommo"] = lambda: vendors.kommo(crm, told, rules)
+    groups["kommo"] = lambda: vendors.kommo(desk.access, crm, told, rules)
     for platform, access in told.platforms.items():
         if access.api_key or survey.faults_of(ACCESS[platform]):
             groups[platform] = partial(vendors.platform, platform, desk.platforms.get(platform), rules)
@@ -371,7 +431,8 @@ def make_explainer(parts: Parts) -> Explainer:
     """Return who says what would happen: the same flows, with clients that write nothing."""
 
     rehearsal, considered = Rehearsal(), list[Considered]()
-    clients = make_clients(parts.told, parts.journal, dict.fromkeys(Lane, NoLease()), rehearsal=rehearsal)
+    leases = dict.fromkeys(Lane, NoLease())
+    clients = make_clients(parts.told, parts.journal, parts.access, leases, rehearsal=rehearsal)
     # A person waits, but no customer: its reads must not stand in the way of the service's.
     clients = replace(clients, kommo=clients.backfill, reader=clients.backfill)
     ways = make_routes(parts.told)
@@ -389,7 +450,7 @@ def make_explainer(parts: Parts) -> Explainer:
 
 def make_backfill(parts: Parts, order: Order, audience: Audience) -> Backfill:
     """Return a walk through Kommo's deals; what it writes may be written twice, so it needs no lease."""
-    clients = make_clients(parts.told, parts.journal, dict.fromkeys(Lane, NoLease()))
+    clients = make_clients(parts.told, parts.journal, parts.access, dict.fromkeys(Lane, NoLease()))
     upserts = {Lane(platform): client.upsert for platform, client in clients.platforms.items()}
     return Backfill(clients.backfill, parts.rules, parts.journal, upserts, order, audience)
 

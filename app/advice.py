@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from app.clients.errors import ApiError, Fault
+from app.clients.errors import ApiError, Fault, LoginNeededError
 
 KEY_REFUSED = {
-    "kommo": "check KOMMO_ACCESS_TOKEN, and KOMMO_SUBDOMAIN: a token is good for its own account only.",
+    "kommo": "check KOMMO_ACCESS_TOKEN, and KOMMO_SUBDOMAIN: a token is good for its own account only. With "
+    "OAuth, run `flask kommo login` again.",
     "encharge": "check ENCHARGE_API_KEY, and ENCHARGE_DIALECT, which says how it is sent.",
     "ortto": "check ORTTO_API_KEY, and ORTTO_REGION: a key is good in its own region only.",
 }
@@ -25,6 +26,8 @@ ADDRESSES = {
 
 def advice(error: ApiError) -> str:
     """Return what a vendor said, and what to do if it is about the key, the rights or the plan."""
+    if isinstance(error, LoginNeededError):
+        return f"{error}."  # it says what to do
     key = f"{error.vendor.upper()}_API_KEY"
     if error.status == HTTPStatus.UNAUTHORIZED:
         return f"{error}: {KEY_REFUSED.get(error.vendor, f'check {key}.')}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from app.access import UNKNOWN, Standing
 from app.clients.alerts import AlertClient
 from app.clients.errors import ApiError
 from app.events import Lane
@@ -39,17 +40,19 @@ EXAMPLES = 5
 LONGEST_WORDS = 300
 
 HOOK, OVERDUE, PAUSED = "hook", "overdue", "paused:"
+ACCESS = "access"
 STATE, HOOK_FAULT = "alerts", "alerts:hook"  # keys in the journal
 NEEDS_A_PERSON = ("answered 401", "answered 402", "answered 403")
 
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that is wrong `since` a time, and was last `seen` so; `told`: people know."""
+    """Something that is wrong `since` a time, and was last `seen` so; `told`: people know, of this `level`."""
 
     since: float
     seen: float
     told: bool = False
+    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,14 @@ class State:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that is wrong now. `patience`: seconds for which it must be so before people hear of it."""
+    """Something that is wrong now. `patience`: seconds for which it must be so before people hear of it.
+
+    `level`: how bad it is; people hear again of what gets worse.
+    """
 
     words: str
     patience: float = 0.0
+    level: int = 0
 
 
 class Alerts:
@@ -134,20 +141,22 @@ class Alerts:
         *,
         overdue: float,
         watches_hook: bool,
+        access: Callable[[], Standing] = lambda: UNKNOWN,
         link: str = "",
         clean: Callable[[str], str] = str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`vendors`: whom each lane needs. `overdue`: seconds; a job due for longer is not being carried out.
 
-        `watches_hook`: somebody tells us how Kommo's webhook stands. `link`: where to look. `clean` takes secrets
-        and addresses out of words.
+        `watches_hook`: somebody tells us how Kommo's webhook stands. `access`: what lets us into Kommo. `link`:
+        where to look. `clean` takes secrets and addresses out of words.
         """
         self._journal = journal
         self._client = client
         self._vendors = vendors
         self._overdue = overdue
         self._watches_hook = watches_hook
+        self._access = access
         self._link = f" {link}" if link else ""
         self._clean = clean
         self._clock = clock
@@ -216,6 +225,11 @@ class Alerts:
         fault = self._journal.bookmark(HOOK_FAULT) if self._watches_hook else ""
         if fault:
             troubles[HOOK] = Trouble(self._shown(fault))
+        standing = self._access()
+        if level := standing.level(now):
+            what = "lets us in no more" if standing.over(now) else "will let us in no more"
+            words = f"Kommo {what}: {self._shown(standing.words(now))}: {standing.todo}."
+            troubles[ACCESS] = Trouble(words, level=level)
         return troubles
 
     def _messages(
@@ -225,8 +239,9 @@ class Alerts:
         messages: list[tuple[str, Callable[[State], State]]] = []
         for name, incident in state.incidents.items():
             trouble = troubles.get(name)
-            if trouble and not incident.told and now - incident.since >= trouble.patience:
-                told = replace(incident, told=True)
+            worse = trouble is not None and (not incident.told or trouble.level > incident.level)
+            if trouble and worse and now - incident.since >= trouble.patience:
+                told = replace(incident, told=True, level=trouble.level)
                 messages.append((self._text(trouble.words), _having(name, told)))
             elif not trouble and incident.told and _is_over(name, incident, now):
                 messages.append((self._text(_over(name)), _having(name, None)))
@@ -301,7 +316,7 @@ def _seen(
 
 def _is_over(name: str, incident: Incident, now: float) -> bool:
     """Say whether it has not been seen for long enough; of the webhook we are told how it stands."""
-    return now - incident.seen >= (0.0 if name == HOOK else CALM_SECONDS)
+    return now - incident.seen >= (0.0 if name in (HOOK, ACCESS) else CALM_SECONDS)
 
 
 def _having(name: str, incident: Incident | None) -> Callable[[State], State]:
@@ -315,6 +330,8 @@ def _with_deaths(deaths: Deaths) -> Callable[[State], State]:
 def _over(name: str) -> str:
     if name == HOOK:
         return "Over: Kommo's webhook is well again."
+    if name == ACCESS:
+        return "Over: what lets us into Kommo is good again."
     if name == OVERDUE:
         return "Over: no job is overdue any more."
     return f"Over: {name.removeprefix(PAUSED).capitalize()} takes calls again."

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app import hush
 from app.events import Source
 
 SHORTEST_HIDDEN = 6  # what is shorter is a word
@@ -32,7 +33,7 @@ UNESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class Veil:
-    """Takes out of a line what must not be seen: `hidden` words, and the secrets in webhooks' paths.
+    """Takes out of a line what must not be seen: `hidden` words, what was learned, secrets in webhooks' paths.
 
     `emails`: `masked`; or `full`, as they are; or `none`, where not even their domains may be seen. `mark`: what
     stands in the place of a hidden word.
@@ -55,6 +56,7 @@ class Veil:
             return words
         if self._hidden:
             words = self._hidden.sub(self._mark, words)
+        words = hush.covered(words, self._mark)
         if "/webhooks/" in words:
             words = WEBHOOK_PATH.sub(r"\1/…", words)
         if self._emails == "full":

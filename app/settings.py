@@ -22,6 +22,9 @@ VARIABLES = (
     "KOMMO_SUBDOMAIN",
     "KOMMO_DOMAIN",
     "KOMMO_ACCESS_TOKEN",
+    "KOMMO_CLIENT_ID",
+    "KOMMO_CLIENT_SECRET",
+    "KOMMO_REDIRECT_URI",
     "KOMMO_API_URL",
     "KOMMO_WEBHOOK_SECRET",
     "KOMMO_RATE_LIMIT",
@@ -71,7 +74,15 @@ ORTTO_HOSTS = {
 }
 """A key works on its own region's host only. Reference: https://help.ortto.com/a-257-create-or-update-one-or-more-people-merge"""
 
-KOMMO_ACCESS = ("KOMMO_SUBDOMAIN", "KOMMO_DOMAIN", "KOMMO_API_URL", "KOMMO_ACCESS_TOKEN", "KOMMO_RATE_LIMIT")
+KOMMO_OAUTH = ("KOMMO_CLIENT_ID", "KOMMO_CLIENT_SECRET", "KOMMO_REDIRECT_URI")
+KOMMO_ACCESS = (
+    "KOMMO_SUBDOMAIN",
+    "KOMMO_DOMAIN",
+    "KOMMO_API_URL",
+    "KOMMO_ACCESS_TOKEN",
+    *KOMMO_OAUTH,
+    "KOMMO_RATE_LIMIT",
+)
 ENCHARGE_ACCESS = ("ENCHARGE_API_KEY", "ENCHARGE_DIALECT", "ENCHARGE_API_URL")
 ORTTO_ACCESS = ("ORTTO_API_KEY", "ORTTO_REGION", "ORTTO_API_URL")
 ACCESS: Mapping[Source, tuple[str, ...]] = {
@@ -120,12 +131,22 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True)
+class KommoApp:
+    """The integration in whose name tokens are got by OAuth, in place of a long-lived one."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    redirect_uri: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the service was told. Secrets stay out of its repr; `None` means switched off."""
 
     kommo_api_url: str  # without /api/v4
     kommo_subdomain: str | None  # None when only KOMMO_API_URL is known
-    kommo_access_token: str = field(repr=False)
+    kommo_access_token: str = field(repr=False)  # '' with kommo_app
+    kommo_app: KommoApp | None
     kommo_webhook_secrets: tuple[str, ...] = field(repr=False)
     kommo_rate_limit: float  # requests a second, over all processes
     kommo_cf_email_activity: int | None
@@ -181,6 +202,7 @@ class Settings:
         alerts = urlsplit(self.alert_webhook_url or "")
         values = (
             self.kommo_access_token,
+            self.kommo_app.client_secret if self.kommo_app else None,
             *self.kommo_webhook_secrets,
             self.encharge_write_key,
             *(secret for access in self.platforms.values() for secret in (access.api_key, *access.webhook_secrets)),
@@ -268,6 +290,7 @@ def _read(reader: _Reader) -> Settings:
         kommo_api_url=api_url,
         kommo_subdomain=subdomain,
         kommo_access_token=reader.token("KOMMO_ACCESS_TOKEN") or "",
+        kommo_app=_kommo_app(reader),
         kommo_webhook_secrets=reader.secrets("KOMMO_WEBHOOK_SECRET"),
         kommo_rate_limit=_rate_limit(reader),
         kommo_cf_email_activity=reader.id("KOMMO_CF_EMAIL_ACTIVITY"),
@@ -306,7 +329,7 @@ def _read(reader: _Reader) -> Settings:
 
 def _require(reader: _Reader, settings: Settings) -> None:
     """Ask for what other settings make necessary."""
-    if not reader.has("KOMMO_ACCESS_TOKEN"):
+    if not any(map(reader.has, ("KOMMO_ACCESS_TOKEN", *KOMMO_OAUTH))):
         reader.fault(
             "KOMMO_ACCESS_TOKEN is not set: put the long-lived token of your private integration there "
             "(Kommo: Settings, Integrations, Keys and scopes)."
@@ -358,6 +381,28 @@ def _kommo(reader: _Reader) -> tuple[str, str | None]:
     if "/api/v4" in url:
         reader.fault("KOMMO_API_URL must not hold /api/v4: drop that part, it is added for each call.")
     return url, label or subdomain
+
+
+def _kommo_app(reader: _Reader) -> KommoApp | None:
+    """Return the integration for OAuth: all of it is set, or nothing, and then there is no long-lived token."""
+    values = [reader.token(name) or "" for name in KOMMO_OAUTH]
+    found = [name for name, value in zip(KOMMO_OAUTH, values, strict=True) if value]
+    if not found:
+        return None
+    for name in KOMMO_OAUTH:
+        if not reader.has(name):
+            reader.fault(f"{name} is not set, but {found[0]} is: set all of {', '.join(KOMMO_OAUTH)}, or none.")
+    if values[2] and not _is_base_url(values[2].partition("?")[0]):
+        reader.fault(
+            "KOMMO_REDIRECT_URI must be the integration's redirect address, to the letter, like "
+            "https://relay.example.com/kommo: copy it from there."
+        )
+    if reader.has("KOMMO_ACCESS_TOKEN"):
+        reader.fault(
+            f"KOMMO_ACCESS_TOKEN is set, and so is {found[0]}: nobody could tell which is to be used. Keep the "
+            f"long-lived token, or {', '.join(KOMMO_OAUTH)} for `flask kommo login`."
+        )
+    return KommoApp(*values)
 
 
 def _kommo_subdomain(reader: _Reader) -> str | None:

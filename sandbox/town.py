@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from sandbox.courier import Courier, Target
 from sandbox.encharge import Encharge
-from sandbox.kommo import Kommo
+from sandbox.kommo import Kommo, oauth
 from sandbox.ortto import Ortto
 from sandbox.server import Server
 from sandbox.vendor import Vendor
@@ -75,6 +75,15 @@ class Town:
             "ENCHARGE_INGEST_URL": f"{self.encharge.ingest.url}/v1",
             "ORTTO_API_KEY": self.ortto.api_key,
             "ORTTO_API_URL": f"{self.ortto.url}/v1",
+        }
+
+    def oauth_environment(self) -> dict[str, str]:
+        """Return the settings that take the place of the long-lived token."""
+        return {
+            "KOMMO_ACCESS_TOKEN": "",
+            "KOMMO_CLIENT_ID": oauth.CLIENT_ID,
+            "KOMMO_CLIENT_SECRET": oauth.CLIENT_SECRET,
+            "KOMMO_REDIRECT_URI": oauth.REDIRECT_URI,
         }
 
     def forget_relay(self) -> None:

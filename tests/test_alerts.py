@@ -16,11 +16,13 @@ from parts import VENDORS, Clock, Desk, stage_event
 from support import FORM, QUALIFIED, SECRET, Service, eventually, free_port, stage_hook
 
 from app import alerts
+from app.access import LongLived, Standing
 from app.alerts import Alerts
 from app.clients.alerts import AlertClient
 from app.events import Lane, Outcome, State
 from app.journal import Journal, Settlement
 from app.logs import Veil
+from sandbox.kommo.oauth import json_web_token
 from sandbox.town import Town
 
 LEAD = 41_500_011
@@ -253,6 +255,33 @@ def test_how_kommos_webhook_stands_is_told(watch: Watch, chat: Chat) -> None:
     watch.look(after=5)
     watch.look(after=5)
     assert chat.texts[1:] == [f"Kommo Relay: Over: Kommo's webhook is well again. {LINK}"]
+
+
+def test_that_kommo_will_let_us_in_no_more_is_told_thirty_days_seven_days_and_a_day_before(
+    make: Make, chat: Chat
+) -> None:
+    clock, day = Clock(), 86_400
+    token = json_web_token({"exp": clock() + 31 * day})
+    watch = make(clock, access=lambda: LongLived(token).standing())
+    for days in (0, 2, 1, 1, 21, 1, 4.5, 0.5, 2):  # 31, 29, 28, 27, 6, 5, half a day, none
+        watch.look(after=round(days * day))
+        watch.look(after=5)
+    words = [text.partition("no more: the long-lived token ")[2].partition(": ")[0] for text in chat.texts]
+    assert [told.rpartition(", ")[2] for told in words[:3]] == ["in 29 days", "in 6 days", "in 12 hours"]
+    assert (len(words), words[-1].startswith("expired on 20")) == (4, True)
+    assert f"Integrations, Keys and scopes): KOMMO_ACCESS_TOKEN. {LINK}" in chat.texts[0]
+    token = json_web_token({"exp": clock() + 900 * day})
+    watch.look(after=5)
+    watch.look(after=5)
+    assert chat.texts[4:] == [f"Kommo Relay: Over: what lets us into Kommo is good again. {LINK}"]
+
+
+def test_that_somebody_must_log_in_to_kommo_is_told_at_once(make: Make, chat: Chat) -> None:
+    fault = "the token cannot be renewed (Kommo: POST /oauth2/access_token answered 401: Token has been revoked)"
+    watch = make(access=lambda: Standing("the login to Kommo", None, "run `flask kommo login`", fault))
+    watch.look()
+    watch.look(after=3600)
+    assert chat.texts == [f"Kommo Relay: Kommo lets us in no more: {fault}: run `flask kommo login`. {LINK}"]
 
 
 def test_what_was_wrong_with_the_webhook_is_not_told_when_nobody_looks_any_more(make: Make, chat: Chat) -> None:

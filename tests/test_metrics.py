@@ -15,10 +15,12 @@ from databases import run_sql
 from prometheus_client.parser import text_string_to_metric_families
 from support import FORM, JSON, QUALIFIED, ROOT, Service, add_deals, environment, eventually, in_the_end, stage_hook
 
+from sandbox.kommo.oauth import json_web_token
 from sandbox.town import Town
 
 TOKEN = "ops-token-of-the-tests-0123456789"
 DOCS = ROOT / "docs"
+TOKEN_ENDS = 4_000_000_000  # the long-lived token for Kommo
 ALERTS: dict[str, Any] = yaml.safe_load((DOCS / "prometheus-alerts.yml").read_text(encoding="utf-8"))
 DASHBOARD: dict[str, Any] = json.loads((DOCS / "grafana-dashboard.json").read_text(encoding="utf-8"))
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
@@ -63,6 +65,7 @@ def busy(running_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     town.encharge.target = town.ortto.target = None
     folder = tmp_path_factory.mktemp("metrics")
     told = {"OPS_TOKEN": TOKEN, "REPLY_BUDGET_SECONDS": "1.5"}
+    usual, town.kommo.token = town.kommo.token, json_web_token({"exp": TOKEN_ENDS})
     service = Service(
         {**environment(town, folder), **told}, folder / "service.log", {"app.strangers.WAIT_SECONDS": 0}
     )
@@ -83,6 +86,7 @@ def busy(running_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     eventually(lambda: not run_sql(service.variables["DATABASE_URL"], "SELECT 1 FROM jobs WHERE state = 'pending'"))
     yield service
     service.kill()
+    town.kommo.token = usual
 
 
 # -- who may look -------------------------------------------------------------------------------------------------
@@ -219,6 +223,12 @@ def test_a_journal_that_cannot_be_read_is_told_and_counts_go_on(start_service: C
     assert value(samples, "jobs_waiting", lane="kommo") is None
     assert value(samples, "deliveries_total", lane="kommo", outcome="done") == 0
     assert value(scrape(service), "journal_up") == 1
+
+
+def test_when_the_token_for_kommo_ends_is_told(busy: Service) -> None:
+    samples = scrape(busy)
+    assert value(samples, "kommo_access_expires_timestamp_seconds") == TOKEN_ENDS
+    assert value(samples, "kommo_access_needs_a_person") == 0
 
 
 # -- the documents ------------------------------------------------------------------------------------------------

@@ -9,9 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import DOTENV, FILES, KOMMO_ACCESS, VARIABLES, Settings, SettingsError, load, survey
+from app.settings import (
+    DOTENV,
+    FILES,
+    KOMMO_ACCESS,
+    VARIABLES,
+    KommoApp,
+    Settings,
+    SettingsError,
+    load,
+    survey,
+)
 
 SECRET = "kommo-secret-0123456789"
+OAUTH = {
+    "KOMMO_CLIENT_ID": "client-1",
+    "KOMMO_CLIENT_SECRET": "client-secret-1",
+    "KOMMO_REDIRECT_URI": "https://relay.example.com/kommo?a=b",
+}
 NEEDED = {"KOMMO_SUBDOMAIN": "acme", "KOMMO_ACCESS_TOKEN": "token-1", "KOMMO_WEBHOOK_SECRET": SECRET}
 ENCHARGE = {
     "ENCHARGE_API_KEY": "e-key",
@@ -59,6 +74,7 @@ def test_the_needed_settings_are_enough_and_the_rest_has_defaults() -> None:
         kommo_api_url="https://acme.kommo.com",
         kommo_subdomain="acme",
         kommo_access_token="token-1",
+        kommo_app=None,
         kommo_webhook_secrets=(SECRET,),
         kommo_rate_limit=7.0,
         kommo_cf_email_activity=None,
@@ -97,6 +113,7 @@ def test_every_setting_is_read() -> None:
         kommo_api_url="http://127.0.0.1:9001",
         kommo_subdomain="acme",
         kommo_access_token="token-1",
+        kommo_app=None,
         kommo_webhook_secrets=(SECRET, "kommo-secret-9876543210"),
         kommo_rate_limit=3.5,
         kommo_cf_email_activity=800301,
@@ -222,6 +239,21 @@ BAD = [
         {"KOMMO_ACCESS_TOKEN": ""},
         "KOMMO_ACCESS_TOKEN is not set: put the long-lived token of your private integration there "
         "(Kommo: Settings, Integrations, Keys and scopes).",
+    ),
+    (
+        {"KOMMO_ACCESS_TOKEN": "", **OAUTH, "KOMMO_CLIENT_SECRET": ""},
+        "KOMMO_CLIENT_SECRET is not set, but KOMMO_CLIENT_ID is: set all of KOMMO_CLIENT_ID, KOMMO_CLIENT_SECRET, "
+        "KOMMO_REDIRECT_URI, or none.",
+    ),
+    (
+        {"KOMMO_ACCESS_TOKEN": "", **OAUTH, "KOMMO_REDIRECT_URI": "relay.example.com/kommo"},
+        "KOMMO_REDIRECT_URI must be the integration's redirect address, to the letter, like "
+        "https://relay.example.com/kommo: copy it from there.",
+    ),
+    (
+        OAUTH,
+        "KOMMO_ACCESS_TOKEN is set, and so is KOMMO_CLIENT_ID: nobody could tell which is to be used. Keep the "
+        "long-lived token, or KOMMO_CLIENT_ID, KOMMO_CLIENT_SECRET, KOMMO_REDIRECT_URI for `flask kommo login`.",
     ),
     (
         {"KOMMO_ACCESS_TOKEN": "Bearer abc"},
@@ -433,9 +465,18 @@ def test_no_secret_is_in_the_repr() -> None:
     assert [secret for secret in secrets if secret in f"{settings!r} {settings}"] == []
 
 
+def test_oauth_takes_the_place_of_the_token() -> None:
+    settings = load({**NEEDED, **OAUTH, "KOMMO_ACCESS_TOKEN": ""})
+    assert settings.kommo_access_token == ""
+    assert settings.kommo_app == KommoApp("client-1", "client-secret-1", "https://relay.example.com/kommo?a=b")
+    assert "client-secret-1" in settings.hidden
+    assert "client-secret-1" not in f"{settings!r} {settings.kommo_app}"
+
+
 def test_no_secret_is_in_a_fault() -> None:
     wrong = {
         "KOMMO_ACCESS_TOKEN": "hush-1 x",
+        "KOMMO_CLIENT_SECRET": "hush 12",
         "KOMMO_WEBHOOK_SECRET": "hush-2",
         "ENCHARGE_API_KEY": "hush 3",
         "ENCHARGE_WRITE_KEY": "hush 4",

@@ -38,3 +38,10 @@ class ApiError(Exception):
         self.status = status
         self.retry_after = retry_after
         self.ambiguous = ambiguous
+
+
+class LoginNeededError(ApiError):
+    """Nothing was asked: there is no token for Kommo, and only a person can get one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, fault=Fault.LOCKED_OUT, vendor="kommo")

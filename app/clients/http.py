@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, ClassVar, Self, TypedDict
+from typing import Any, ClassVar, Protocol, Self, TypedDict
 
 import requests
 import structlog
@@ -22,6 +22,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
+from app import hush
 from app.clients.errors import ApiError, Fault
 from app.clients.rehearsal import Rehearsal, WireCall
 
@@ -79,10 +80,37 @@ class Wire(TypedDict, total=False):
     rehearsal: Rehearsal | None
 
 
+class Access(Protocol):
+    """What lets us in as a bearer, and may change from call to call."""
+
+    def token(self) -> str:
+        """Return the token of the next call. Raises ApiError if there is none."""
+
+    def another(self, refused: str) -> str | None:
+        """Return another token, for one more try, when the vendor answered 401 to this one; None: there is none."""
+
+
+class FixedAccess:
+    """One token, which does not change."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def token(self) -> str:
+        """Return it."""
+        return self._token
+
+    def another(self, refused: str) -> str | None:
+        """Return None: there is no other."""
+        return None
+
+
 class Http:
     """Calls one host of one vendor.
 
-    `explain` reads the vendor's error body. `throttle` is called before every request and waits until it may go.
+    `access` is asked for a token before every request, and once more after a 401. `secrets` are kept out of what is
+    told of calls, as are headers, tokens and what was learned (hush.py). `explain` reads the vendor's error body.
+    `throttle` is called before every request and waits until it may go.
     `refused` hears of a 429, with the seconds that the vendor asks us to wait, if it does.
     `is_block` tells by status and body a passing block for too many calls from a refused key. `may_write` is asked
     at the last moment before anything but a read goes out. `observe` hears of every request that went out.
@@ -97,6 +125,8 @@ class Http:
         headers: Mapping[str, str],
         *,
         explain: Callable[[Any], Refusal],
+        access: Access | None = None,
+        secrets: Sequence[str] = (),
         throttle: Callable[[], None] = lambda: None,
         refused: Callable[[float | None], None] = lambda retry_after: None,
         is_block: Callable[[int, str], bool] = lambda status, body: False,
@@ -117,9 +147,10 @@ class Http:
         self._hear_refusal = refused
         self._timeout = (CONNECT_SECONDS, read_seconds)
         self._session = requests.Session()
-        self._secrets = [
-            secret for value in headers.values() if (secret := value.rpartition(" ")[2])
-        ]  # Bearer, Basic
+        self._access = access
+        fixed = (access.token(),) if isinstance(access, FixedAccess) else ()
+        named = (value.rpartition(" ")[2] for value in headers.values())  # Bearer, Basic
+        self._secrets = [secret for secret in (*named, *secrets, *fixed) if secret]
         self._session.headers.update({"Accept": "application/json", "User-Agent": "kommo-relay", **headers})
         # Proxies and certificates as the environment has them now: to look them up is a fifth of a call's work.
         around = self._session.merge_environment_settings(base_url, {}, None, None, None)
@@ -170,8 +201,22 @@ class Http:
         *,
         writes: bool = True,
     ) -> Any:
+        request = requests.Request(method, self._base_url + path, params=list(query), json=body)
+        if self._access is None:
+            return self._send(request, path, "", writes=writes)
+        token = self._access.token()
+        try:
+            return self._send(request, path, token, writes=writes)
+        except ApiError as error:
+            # Nothing was done: whoever knocked is let in first.
+            if error.status != HTTPStatus.UNAUTHORIZED or not (other := self._access.another(token)):
+                raise
+        return self._send(request, path, other, writes=writes)
+
+    def _send(self, request: requests.Request, path: str, token: str, *, writes: bool) -> Any:
+        method = request.method or ""
         if writes and self._rehearsal:
-            self._rehearsal.hear(self._on_the_wire(self._prepared(method, path, query, body), caught=True))
+            self._rehearsal.hear(self._on_the_wire(self._prepared(request, token), caught=True))
             return None
         self._throttle()
         began = time.monotonic()
@@ -179,7 +224,7 @@ class Http:
         prepared = None
         try:
             self._check_lease()
-            prepared = self._prepared(method, path, query, body)
+            prepared = self._prepared(request, token)
             response = self._session.send(prepared, timeout=self._timeout, allow_redirects=False, stream=True)
             text = _text(response)
         except _LeaseOverError as error:
@@ -213,12 +258,12 @@ class Http:
         )
         self._observe(Call(self._key, method, path, status, seconds))
 
-    def _prepared(
-        self, method: str, path: str, query: Sequence[tuple[str, str | int]], body: object
-    ) -> requests.PreparedRequest:
+    def _prepared(self, request: requests.Request, token: str) -> requests.PreparedRequest:
         """Return a request as it goes out, to the last byte."""
-        request = requests.Request(method, self._base_url + path, params=list(query), json=body)
-        return self._session.prepare_request(request)
+        prepared = self._session.prepare_request(request)
+        if token:
+            prepared.headers["Authorization"] = f"Bearer {token}"
+        return prepared
 
     def _on_the_wire(
         self,
@@ -308,7 +353,7 @@ class Http:
         words = _storable(words)
         for secret in self._secrets:
             words = words.replace(secret, "***")
-        return words
+        return hush.covered(words, "***")
 
 
 class _LeaseOverError(Exception):

@@ -13,7 +13,7 @@ from typing import Any
 from app.addresses import clean_email
 from app.clients.errors import ApiError
 from app.clients.fields import Field
-from app.clients.http import Http, Observe, Refusal, understanding, unobserved
+from app.clients.http import Access, FixedAccess, Http, Observe, Refusal, understanding, unobserved
 from app.clients.rehearsal import Rehearsal
 from app.events import Company, Contact, Lead
 
@@ -21,6 +21,7 @@ FILTERED = 50  # deals asked for in one call, where a page must hold all that st
 PAGE = 250  # entities a page and a write at most: https://developers.kommo.com/docs/limitations
 LOG_PAGE = 100  # entries of the events log a page: as many as all of Kommo's pages about it allow
 INCOMING = 1  # the type of the stage for leads that nobody has taken on yet: its id differs by pipeline
+LATEST = 1e11  # Unix seconds, later than any time
 LOGGED_DEALS = 10  # deals that the events log can be asked for in one call
 
 
@@ -147,7 +148,7 @@ class KommoClient:
     def __init__(
         self,
         url: str,
-        token: str,
+        token: str | Access,
         *,
         throttle: Callable[[], None] = lambda: None,
         refused: Callable[[float | None], None] = lambda retry_after: None,
@@ -158,11 +159,12 @@ class KommoClient:
         self._http = Http(
             "Kommo",
             f"{url}/api/v4",
-            {"Authorization": f"Bearer {token}"},
+            {},
+            access=FixedAccess(token) if isinstance(token, str) else token,
             explain=_explain,
             throttle=throttle,
             refused=refused,
-            is_block=_is_block,
+            is_block=is_block,
             may_write=may_write,
             observe=observe,
             rehearsal=rehearsal,
@@ -436,7 +438,7 @@ class KommoClient:
         return [made.get(str(number), 0) for number in range(len(items))]
 
 
-def _is_block(status: int, body: str) -> bool:
+def is_block(status: int, body: str) -> bool:
     """Tell the block after too many calls, which answers in HTML, from a token without rights."""
     # Reference: https://developers.kommo.com/docs/limitations
     return status == HTTPStatus.FORBIDDEN and body.lstrip().startswith("<")
@@ -518,7 +520,8 @@ def token_expiry(token: str) -> float | None:
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"])
+        ends = float(claims["exp"])
+        return ends if 0 < ends < LATEST else None
     except (LookupError, TypeError, ValueError):
         return None
 

@@ -10,7 +10,7 @@ from http import HTTPStatus
 import structlog
 
 from app.advice import advice
-from app.clients.errors import ApiError, Fault
+from app.clients.errors import ApiError, Fault, LoginNeededError
 from app.doctor.lines import Line, grey, red, yellow
 from app.journal import JournalError
 
@@ -100,6 +100,8 @@ def in_turn(checks: Sequence[Check]) -> Iterator[Line]:
 
 def of_error(topic: str, error: ApiError) -> Line:
     """Return what a call that failed means."""
+    if isinstance(error, LoginNeededError):
+        return grey(topic, "not looked at: Kommo lets us in no more")  # why, the token's own line says
     if error.fault == Fault.PASSING:
         todo = "The service would try again by itself. Look at the vendor's status page and at your network."
         return red(topic, f"{error}", todo)

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from app import accounts, guardian
+from app.access import KommoAccess
 from app.accounts import Need
 from app.clients.encharge import EnchargeClient
 from app.clients.errors import ApiError
 from app.clients.fields import Field
-from app.clients.kommo import Hook, KommoClient, Pipeline, token_expiry
+from app.clients.kommo import Hook, KommoClient, Pipeline
 from app.clients.ortto import OrttoClient
 from app.clients.platform import Platform, Teller
 from app.clients.rehearsal import Rehearsal
@@ -22,8 +23,6 @@ from app.events import Source
 from app.mapping import Rules, Stage
 from app.settings import Settings
 
-SOON_DAYS = 30  # so long before its end a token should be replaced
-NEW_TOKEN = "Make a new long-lived token (Kommo: Settings, Integrations, Keys and scopes): KOMMO_ACCESS_TOKEN."  # noqa: S105
 WRONG_CLOCK_SECONDS, SUSPECT_CLOCK_SECONDS = 300.0, 30.0
 NOT_YET = "not looked at: the settings above come first"
 LOCAL = ("http://127.0.0.1", "http://localhost", "http://[::1]")
@@ -33,9 +32,12 @@ STAGES_NAMED = 12  # that are not mapped, in one line
 # -- Kommo --
 
 
-def kommo(client: KommoClient | None, told: Settings, rules: Rules | None) -> Iterator[Line]:
+def kommo(
+    access: KommoAccess | None, client: KommoClient | None, told: Settings, rules: Rules | None
+) -> Iterator[Line]:
     """Look at the Kommo account; None: the settings do not say how."""
-    yield from _token(told.kommo_access_token)
+    if access:
+        yield from _access(access)
     if client is None:
         yield grey("kommo account", NOT_YET)
         return
@@ -53,18 +55,15 @@ def kommo(client: KommoClient | None, told: Settings, rules: Rules | None) -> It
     yield from in_turn(checks)
 
 
-def _token(token: str) -> Iterator[Line]:
-    ends = token_expiry(token)
-    if ends is None:
-        return
-    days = (ends - time.time()) / 86400
-    date = time.strftime("%Y-%m-%d", time.gmtime(ends))
-    if days <= 0:
-        yield red("kommo token", f"expired on {date}", NEW_TOKEN)
-    elif days < SOON_DAYS:
-        yield yellow("kommo token", f"expires on {date}, in {days:.0f} days", NEW_TOKEN)
-    else:
-        yield green("kommo token", f"good until {date}")
+def _access(access: KommoAccess) -> Iterator[Line]:
+    standing, now = access.standing(), time.time()
+    if standing.level(now):
+        line = red if standing.over(now) else yellow
+        yield line("kommo token", standing.words(now), f"{standing.todo[:1].upper()}{standing.todo[1:]}.")
+    elif standing.ends is not None:
+        again = ", and renewed each day" if standing.renewed else ""
+        date = time.strftime("%Y-%m-%d", time.gmtime(standing.ends))
+        yield green("kommo token", f"{standing.way} is good until {date}{again}")
 
 
 def _kommo_account(client: KommoClient, told: Settings) -> Iterator[Line]:

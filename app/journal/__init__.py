@@ -4,6 +4,7 @@ from app.journal.errors import JournalError
 from app.journal.figures import Figures, Hour, LaneFigures
 from app.journal.history import Attempt, EventStory, JobStory, Search, WholeStory
 from app.journal.inspection import Inspection, inspect
+from app.journal.logins import Login
 from app.journal.particulars import Particulars
 from app.journal.recording import Recorded
 from app.journal.standing import Calls, Death, Pause, Queue, Standing
@@ -23,6 +24,7 @@ __all__ = [
     "Journal",
     "JournalError",
     "LaneFigures",
+    "Login",
     "Particulars",
     "Pause",
     "Progress",

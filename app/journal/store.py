@@ -14,12 +14,13 @@ from sqlalchemy import Connection, Executable, RowMapping, delete, func, select,
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import Event, Failure, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
-from app.journal import figures, history, memory, particulars, recording, schema, standing
+from app.journal import figures, history, logins, memory, particulars, recording, schema, standing
 from app.journal import statements as sql
 from app.journal.budget import Budget
 from app.journal.errors import JournalError, words
 from app.journal.figures import Figures, Hour
 from app.journal.history import EventStory, Search, WholeStory
+from app.journal.logins import Login
 from app.journal.particulars import Particulars
 from app.journal.recording import Recorded, Told
 from app.journal.rows import (
@@ -32,7 +33,7 @@ from app.journal.rows import (
     steps_text,
 )
 from app.journal.standing import Death, Pause, Standing
-from app.journal.tables import attempts, cooldowns, events, jobs, sightings, webhooks
+from app.journal.tables import attempts, cooldowns, events, jobs, lanes, sightings, webhooks
 from app.journal.writer import WRITE_SECONDS, Writer
 
 T = TypeVar("T")
@@ -343,6 +344,16 @@ class Journal:
         pause = {"vendor": vendor, "paused_until": until, "reason": reason}
         self._writer.run("pause", lambda connection: connection.execute(self._upserts.pause, pause))
 
+    def end_pause(self, vendor: str, *, now: float) -> None:
+        """Ask a vendor again at once, and make due what its refusals hold back: somebody has mended the cause."""
+        held = update(jobs).where(sql.OWED, jobs.c.due_at > now, jobs.c.reason.startswith(f"{vendor.title()}: "))
+
+        def work(connection: Connection) -> None:
+            connection.execute(update(lanes).where(lanes.c.vendor == vendor).values(paused_until=0.0))
+            connection.execute(held.values(due_at=now))
+
+        self._writer.run("end_pause", work)
+
     def pauses(self, *, now: float) -> dict[str, Pause]:
         """Return the vendors that are paused now."""
         found: dict[str, Pause] = self._read(lambda connection: standing.pauses(connection, now))
@@ -434,6 +445,48 @@ class Journal:
         """Let another process have its turn."""
         turn = {"key_": f"turn:{name}", "holder_": self.owner}
         self._writer.run("end_turn", lambda connection: connection.execute(sql.FREE_COOLDOWN, turn))
+
+    # -- tokens that change by themselves --
+
+    def login(self, vendor: str) -> Login | None:
+        """Return the tokens for a vendor, sealed; None if nobody has logged in."""
+        found: Login | None = self._read(lambda connection: logins.read(connection, vendor))
+        return found
+
+    def save_login(self, vendor: str, login: Login) -> None:
+        """Write the tokens of somebody who has logged in, in place of whatever is there."""
+        self._writer.run("save_login", lambda connection: logins.save(connection, vendor, login))
+
+    def begin_renewal(
+        self, vendor: str, version: int, holder: str, seconds: float, *, now: float, take_over: bool = True
+    ) -> bool:
+        """Note on disk that the tokens of this version are about to be changed for new ones.
+
+        False if they were, or if another holder has begun within `seconds`. `take_over`: whether one that has run
+        out by the clock may be taken for one.
+        """
+        return self._writer.run(
+            "begin_renewal",
+            lambda connection: logins.begin(connection, vendor, version, holder, seconds, now, take_over=take_over),
+        )
+
+    def end_renewal(self, vendor: str, version: int, login: Login) -> bool:
+        """Write the tokens that came of those of this version; False if others came of them meanwhile."""
+        return self._writer.run("end_renewal", lambda connection: logins.end(connection, vendor, version, login))
+
+    def fail_renewal(self, vendor: str, version: int, holder: str, fault: str, *, now: float) -> bool:
+        """Note that no tokens came of those of this version; `fault`: why none ever will, '' if they may.
+
+        False if another holder has taken over meanwhile.
+        """
+        return self._writer.run(
+            "fail_renewal",
+            lambda connection: logins.end_in_vain(connection, vendor, version, holder, fault, now),
+        )
+
+    def forget_login(self, vendor: str) -> bool:
+        """Wipe the tokens for a vendor; False if there were none."""
+        return self._writer.run("forget_login", lambda connection: logins.forget(connection, vendor))
 
     # -- looking --
 

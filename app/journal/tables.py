@@ -153,3 +153,19 @@ lanes = Table(
     Column("reason", Text, nullable=False, server_default=""),
     Column("calls", Text, nullable=False, server_default="[]"),  # the budget of calls: budget.py
 )
+
+# One row for each vendor into whose account somebody has logged in: logins.py.
+logins = Table(
+    "logins",
+    metadata,
+    Column("vendor", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("sealed", Text, nullable=False),  # both tokens, encrypted; "" after a logout
+    Column("issued_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),  # of the access token
+    Column("version", Integer, nullable=False),
+    Column("holder", Text),  # who is about to change them
+    Column("lease_until", Double, nullable=False, server_default="0"),
+    Column("fault", Text, nullable=False, server_default=""),
+    Column("fault_at", Double, nullable=False, server_default="0"),
+)

@@ -11,6 +11,7 @@ import structlog
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
+from app.access import UNKNOWN, Standing
 from app.events import Lane
 from app.journal import Journal, JournalError
 
@@ -21,12 +22,18 @@ FRESH_SECONDS = 1.0  # anybody may ask, and a look costs a write
 
 
 def make_blueprint(
-    journal: Journal, vendors: Mapping[Lane, str], *, oldest: float, clock: Callable[[], float] = time.time
+    journal: Journal,
+    vendors: Mapping[Lane, str],
+    *,
+    oldest: float,
+    access: Callable[[], Standing] = lambda: UNKNOWN,
+    clock: Callable[[], float] = time.time,
 ) -> Blueprint:
     """Build the blueprint of /healthz and /readyz.
 
     `vendors`: whom each lane needs; while one is left alone, webhooks are taken all the same. `oldest`: seconds; a
-    job that has been due for longer is not being carried out.
+    job that has been due for longer is not being carried out. `access`: what lets us into Kommo; if nothing does,
+    that is said, and webhooks are taken all the same.
     """
     blueprint = Blueprint("health", __name__)
 
@@ -41,7 +48,10 @@ def make_blueprint(
     def readyz() -> ResponseReturnValue:
         """Say whether the journal can be written and nothing has been due for long."""
         failing = readiness.failing()
-        return jsonify(status="failing" if failing else "ok", failing=failing), 503 if failing else 200
+        if failing:
+            return jsonify(status="failing", failing=failing), 503
+        needs = _needs(access, clock())
+        return jsonify(status="ok", failing=[], **({"needs_a_person": needs} if needs else {})), 200
 
     return blueprint
 
@@ -61,6 +71,15 @@ class _Readiness:
                 self._found = self._look()
                 self._until = time.monotonic() + FRESH_SECONDS
             return self._found
+
+
+def _needs(access: Callable[[], Standing], now: float) -> list[dict[str, str]]:
+    """Return what a person must do; not why, as anybody may ask."""
+    try:
+        standing = access()
+    except JournalError:
+        return []  # it has just been written: the next look will tell
+    return [{"check": "kommo access", "todo": standing.todo}] if standing.over(now) else []
 
 
 def _failing(journal: Journal, vendors: Mapping[Lane, str], oldest: float, now: float) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from app.access import UNKNOWN
+from app.access import Standing as Access
 from app.clients.http import Call
 from app.events import HELD, Kind, Lane, Source, State
 from app.journal import Journal, JournalError, Settlement, Standing
@@ -140,27 +142,42 @@ class Metrics:
         self._calls(call.vendor, operation, code).inc()
         self._call_seconds(call.vendor, operation).observe(call.seconds)
 
-    def watch(self, journal: Journal, vendors: Iterable[str], per_second: float) -> None:
-        """Tell with each scrape how the journal stands; `per_second`: the limit of calls to Kommo."""
-        self.registry.register(_JournalCollector(journal, sorted(set(vendors)), per_second, self._clock))
+    def watch(
+        self,
+        journal: Journal,
+        vendors: Iterable[str],
+        per_second: float,
+        let_in: Callable[[], Access] = lambda: UNKNOWN,
+    ) -> None:
+        """Tell with each scrape how the journal stands; `per_second`: the limit of calls to Kommo.
+
+        `let_in`: how long Kommo lets us in.
+        """
+        self.registry.register(_JournalCollector(journal, sorted(set(vendors)), per_second, let_in, self._clock))
 
 
 class _JournalCollector(Collector):
     """Reads the journal when it is asked: the same numbers from every process."""
 
     def __init__(
-        self, journal: Journal, vendors: Iterable[str], per_second: float, clock: Callable[[], float]
+        self,
+        journal: Journal,
+        vendors: Iterable[str],
+        per_second: float,
+        let_in: Callable[[], Access],
+        clock: Callable[[], float],
     ) -> None:
         self._journal = journal
         self._vendors = tuple(vendors)
         self._per_second = per_second
+        self._let_in = let_in
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         """Yield how the journal stands, or only that it cannot be read."""
         now = self._clock()
         try:
-            standing = self._journal.standing("kommo", self._per_second, now=now)
+            standing, let_in = self._journal.standing("kommo", self._per_second, now=now), self._let_in()
         except JournalError as error:
             log.error("the journal cannot be counted", error=str(error))
             yield _gauge("journal_up", "Whether the journal can be read.", 0)
@@ -178,6 +195,11 @@ class _JournalCollector(Collector):
         yield _gauge("kommo_calls_per_second", words, calls.per_second)
         words = "Calls a second that may go to Kommo at most: KOMMO_RATE_LIMIT."
         yield _gauge("kommo_calls_per_second_limit", words, self._per_second)
+        words = "Whether a person must act before Kommo lets us in (again)."
+        yield _gauge("kommo_access_needs_a_person", words, int(let_in.over(now)))
+        if let_in.ends is not None:
+            words = "When Kommo lets us in no more, in Unix seconds, unless a person acts; missing: nobody knows."
+            yield _gauge("kommo_access_expires_timestamp_seconds", words, let_in.ends)
 
     @staticmethod
     def _queues(standing: Standing, now: float) -> Iterator[Metric]:

@@ -12,11 +12,12 @@ from typing import Any
 from flask import Response, request
 
 from sandbox.courier import Courier
-from sandbox.kommo import control, reading, routes, seed
+from sandbox.kommo import control, oauth, reading, routes, seed
 from sandbox.kommo.bodies import Bodies
 from sandbox.kommo.fields import SEVERAL
 from sandbox.kommo.hooks import MOST_HOOKS, SETTINGS, Hook, Hooks
 from sandbox.kommo.limits import Limiter
+from sandbox.kommo.oauth import OAuth
 from sandbox.kommo.records import KINDS, LOST, WON, Account, Kind, Pipeline
 from sandbox.kommo.refusals import Problems, Refusal, html, problem
 from sandbox.kommo.render import Data, Render
@@ -38,19 +39,23 @@ SWITCHES: dict[str, float | bool] = {
     "dp_retries": True,
     "admin": True,
     "saving_enables": True,
+    "access_seconds": 86_400.0,
+    "refresh_seconds": 90 * 86_400.0,
+    "refresh_grace": True,
 }
 """What can be switched, with the values at the start."""
 
 
 class Kommo(Vendor):
-    """Kommo's API v4 and webhooks, without OAuth, `leads/complex`, incoming leads' own calls, and chats.
+    """Kommo's API v4, webhooks and OAuth, without `leads/complex`, incoming leads' own calls, and chats.
 
     Switches, as attributes: `rate` (calls a second, 0 = no limit); `others`, how many of them other integrations of
     the account make; `block_after` 429s in a minute follow `block_seconds` of 403; `rate_html` makes the 429 a
     page; `account_last` moves the account to the end of settings webhooks; `patch_wrapped` wraps the answer of a
     single PATCH; `query_lag_seconds` is how long `query` does not find what was just written; `dp_retries` off
     sends pipeline webhooks once; `admin` off makes the token a plain user's; `saving_enables` off: a webhook that
-    was given up stays so when it is set again by the API.
+    was given up stays so when it is set again by the API; `access_seconds` and `refresh_seconds` are the lives of
+    OAuth's tokens; `refresh_grace` off: a refresh token counts once, on: until what came of it is used.
     """
 
     name = "kommo"
@@ -70,6 +75,9 @@ class Kommo(Vendor):
     dp_retries: bool
     admin: bool
     saving_enables: bool
+    access_seconds: float
+    refresh_seconds: float
+    refresh_grace: bool
 
     def __init__(self, courier: Courier, clock: Callable[[], float] = time.time, token: str = TOKEN) -> None:
         super().__init__(courier, clock)
@@ -79,6 +87,7 @@ class Kommo(Vendor):
         self.app.register_error_handler(Refusal, self._refuse)
         self.app.after_request(_with_request_id)
         self.app.register_blueprint(routes.blueprint(self))
+        self.app.register_blueprint(oauth.blueprint(self))
         control.add_routes(self)
 
     def _start_over(self) -> None:
@@ -87,6 +96,7 @@ class Kommo(Vendor):
         self.account: Account = seed.account()
         self.inactive_users: set[int] = set()
         self.limiter = Limiter()
+        self.oauth = OAuth(self)
         bodies = Bodies(self.account, self.account_id, self.subdomain)
         self.hooks = Hooks(bodies, self)
         self.work = Work(self.account, self.hooks, lambda: self.clock())
@@ -100,8 +110,8 @@ class Kommo(Vendor):
         return json_answer(problem(status, detail), status, PROBLEM)
 
     def check(self) -> Response | None:
-        """Refuse a call over the rate, and one without the token."""
-        if not request.path.startswith(f"{API}/"):
+        """Refuse a call over the rate, and one to the API without a token that is good."""
+        if not request.path.startswith((f"{API}/", "/oauth2/")):
             return None
         with self.lock:
             verdict = self.limiter.judge(self.clock(), self.rate, self.block_after, self.block_seconds, self.others)
@@ -109,9 +119,12 @@ class Kommo(Vendor):
             return Response(html(403), 403, content_type="text/html")
         if verdict == "too many":
             return self.error(429)
-        if request.headers.get("Authorization") != f"Bearer {self.token}":
-            return self.error(401)
-        return None
+        if not request.path.startswith(f"{API}/"):
+            return None
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        with self.lock:
+            good = kind == "Bearer" and (token == self.token or self.oauth.lets_in(token))
+        return None if good else self.error(401)
 
     def state(self) -> dict[str, Any]:
         """Return the whole account; entities by id as text, in the shape of the API."""

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from databases import lay_new_journal, run_sql
 from flask import Flask, redirect
+from letting_in import code_of, make_access
 from parts import encharge_client, stage_event
 from support import QUALIFIED, ROOT, Service, eventually, free_port, journal_file, stage_hook
 
@@ -97,6 +98,13 @@ def site(town: Town, env: dict[str, str], tmp_path: Path, monkeypatch: pytest.Mo
     yield made
     for close in made.closing:
         close()
+
+
+def log_in(site: Site, **then: str) -> None:
+    """Let the service in by OAuth; `then`: settings that change afterwards."""
+    site.env.update(site.town.oauth_environment())
+    site.journal(lambda journal: make_access(journal, site.town.kommo.url).log_in(code_of(site.town)))
+    site.env.update(then)
 
 
 # -- faults, and what is said of them ------------------------------------------------------------------------------
@@ -265,6 +273,14 @@ PLANTED: dict[str, tuple[Callable[[Site], Any], str, Colour, str, str]] = {
     ),
     "a token that expires soon": (
         lambda site: site.token(12.5), "kommo token", Y, "in 12 days", "Make a new long-lived token",
+    ),
+    "nobody has logged in": (
+        lambda site: site.env.update(site.town.oauth_environment()),
+        "kommo token", R, "nobody has logged in", "Run `flask kommo login`.",
+    ),
+    "a login with another secret": (
+        lambda site: log_in(site, KOMMO_CLIENT_SECRET="another-secret"),
+        "kommo token", R, "the login was made with another KOMMO_CLIENT_SECRET", "Run `flask kommo login`.",
     ),
     "a token that Kommo refuses": (
         lambda site: site.env.update(KOMMO_ACCESS_TOKEN="another"),

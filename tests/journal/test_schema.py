@@ -23,7 +23,7 @@ from app.journal import Journal, JournalError, schema
 from app.journal.tables import metadata
 
 ROOT = Path(__file__).parent.parent.parent
-HEAD = "0005"
+HEAD = "0006"
 
 
 @pytest.fixture

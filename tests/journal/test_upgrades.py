@@ -12,7 +12,7 @@ from sqlalchemy import inspect, text
 from app.events import Contact, Context, Lane, Outcome, State
 from app.journal import Journal, Search, Settlement, schema
 
-FIRST, HEAD = "0001", "0005"
+FIRST, HEAD = "0001", "0006"
 
 BATCH = 500  # events that the migration fills at once
 FOUND_BY = ("email", "other_emails", "campaign")
@@ -27,7 +27,7 @@ def downgraded_to_first(url: str) -> None:
         for column in FOUND_BY:
             connection.execute(text(f"DROP INDEX events_by_{column}"))
             connection.execute(text(f"ALTER TABLE events DROP COLUMN {column}"))
-        for table in ("sightings", "consents", "attempts"):
+        for table in ("sightings", "consents", "attempts", "logins"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     writer.dispose()

@@ -49,14 +49,14 @@ def kind_of(name: str) -> Kind:
 
 def first_email(places: Iterable[Mapping[str, Any]], *names: str) -> str | None:
     """Return the first valid address under one of the names."""
-    places = tuple(places)
+    places = tuple(filter(None, places))
     found = (clean_email(as_word(place.get(name))) for name in names for place in places)
     return next(filter(None, found), None)
 
 
 def about_sms(places: Iterable[Mapping[str, Any]], *names: str) -> bool:
     """Say whether what happened is about an SMS: what people do with those is no email activity."""
-    places = tuple(places)
+    places = tuple(filter(None, places))
     return any(plain_name(as_word(place.get(name))) == "sms" for name in (*names, "channel") for place in places)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from app.ids import DIGITS, as_id
 
 MAX_FIELDS = 20_000  # fields of a form
-MAX_ITEMS = 10_000  # entries of one list; a bulk action at Kommo sends some hundreds
+MAX_ITEMS = 10_000  # entries of one body; a bulk action at Kommo sends some hundreds
 MAX_DEPTH = 12  # Kommo's deepest field, a value of a custom field, has 8 levels
 MAX_KEY = 200  # characters of a key in the journal
 YEAR_2100 = 4_102_444_800  # Unix seconds; a later time is no time
@@ -105,13 +105,21 @@ def _put(form: dict[str, Any], key: str, value: str) -> None:
         raise BodyError(f"{shown(key)} is nested deeper than {MAX_DEPTH} levels.")
     node = form
     for group in groups:
-        node = node.setdefault(group or str(len(node)), {})  # `a[]=` takes the next place, as in PHP
+        node = node.setdefault(group or _next_place(node, key), {})
         if not isinstance(node, dict):
             raise BodyError(f"{shown(key)} is a part of something that was a plain value before.")
-    last = last or str(len(node))
+    last = last or _next_place(node, key)
     if isinstance(node.get(last), dict):
         raise BodyError(f"{shown(key)} is a plain value and had parts before.")
     node[last] = value
+
+
+def _next_place(node: Mapping[str, Any], key: str) -> str:
+    """Return the place that `a[]` takes, the next one; one that was named before has a value of its own."""
+    place = str(len(node))
+    if place in node:
+        raise BodyError(f"{shown(key)} would take a place that was named before: number all entries, or none.")
+    return place
 
 
 def _split(key: str) -> list[str]:
@@ -148,16 +156,21 @@ def items(value: object, path: str) -> list[tuple[str, Any]]:
     """Return the entries of a list, or of an object keyed by index, each with its path."""
     if not isinstance(value, dict | list):
         return [(path, value)]
-    if len(value) > MAX_ITEMS:
-        raise BodyError(f"{path or 'The body'} has more than {MAX_ITEMS} entries.")
+    bound(len(value), path)
     indexed: Iterable[tuple[object, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
     return [(f"{path}[{_place(index)}]", item) for index, item in indexed]
+
+
+def bound(count: int, path: str = "") -> None:
+    """Make sure that a body, or a part of it, has no more entries than anybody sends: each one costs."""
+    if count > MAX_ITEMS:
+        raise BodyError(f"{path or 'The body'} has more than {MAX_ITEMS} entries.")
 
 
 def _place(index: object) -> str:
     """Return a foreign key as a part of a path: whole if it is short, as every number is."""
     words = as_text(index, limit=40)
-    return "…" if "@" in words or LONG_WORD.search(words) else words
+    return "…" if "@" in words or LONG_WORD.search(words) or not words.isprintable() else words
 
 
 def require_id(fields: Mapping[str, Any], name: str, path: str) -> int:
@@ -250,35 +263,35 @@ def by_plain_name(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_text(places: Iterable[Mapping[str, Any]], *names: str, limit: int = 500) -> str:
     """Return the first text under one of the names; an earlier name wins over an earlier place."""
-    places = tuple(places)
+    places = tuple(filter(None, places))
     found = (as_text(place.get(name), limit=limit) for name in names for place in places)
     return next(filter(None, found), "")
 
 
 def first_word(places: Iterable[Mapping[str, Any]], *names: str, limit: int = 500) -> str:
     """Return the first whole text under one of the names."""
-    places = tuple(places)
+    places = tuple(filter(None, places))
     found = (as_word(place.get(name), limit=limit) for name in names for place in places)
     return next(filter(None, found), "")
 
 
 def first_flag(places: Iterable[Mapping[str, Any]], *names: str) -> bool | None:
     """Return the first truth value under one of the names."""
-    places = tuple(places)
+    places = tuple(filter(None, places))
     found = (as_flag(place.get(name)) for name in names for place in places)
     return next((flag for flag in found if flag is not None), None)
 
 
 def first_id(places: Iterable[Mapping[str, Any]], *names: str) -> int | None:
     """Return the first valid id under one of the names."""
-    places = tuple(places)
+    places = tuple(filter(None, places))
     found = (as_id(place.get(name)) for name in names for place in places)
     return next(filter(None, found), None)
 
 
 def first_time(places: Iterable[Mapping[str, Any]], *names: str) -> float | None:
     """Return the first valid time under one of the names."""
-    places = tuple(places)
+    places = tuple(filter(None, places))
     found = (as_time(place.get(name)) for name in names for place in places)
     return next(filter(None, found), None)
 

@@ -30,6 +30,7 @@ from app.webhooks.bodies import (
     as_mapping,
     as_time,
     as_word,
+    bound,
     by_plain_name,
     decode,
     digest,
@@ -114,6 +115,7 @@ def _read_list(said: list[Any], origin: _Origin) -> Reading:
         events += reading.events
         ignored += reading.ignored
         faults += [f"{path}.{fault}" for fault in reading.faults]
+        bound(len(events) + len(ignored) + len(faults))  # one entry may tell of many people
     if not events and not ignored:
         raise BodyError(faults[0] if faults else "The body is an empty list.")
     return Reading(tuple(events), tuple(ignored), tuple(faults))

@@ -17,6 +17,8 @@ from app.webhooks.bodies import (
     FieldError,
     as_mapping,
     as_text,
+    as_word,
+    bound,
     decode,
     first_time,
     is_json,
@@ -45,14 +47,19 @@ def read(webhook: Webhook, *, now: float, subdomain: str | None = None) -> Readi
     if subdomain and theirs and theirs.lower() != subdomain.lower():
         reason = f"sent by the account {theirs!r}; this service works for {subdomain!r}"
         return Reading(ignored=(Ignored("account", reason),))
+    deals = [
+        (to_change, lead, path)
+        for (entity, action), to_change in EVENTS.items()
+        for path, lead in items(entries.get((entity, action), []), f"{entity}.{action}")
+    ]
+    bound(len(entries) + len(deals))
     events: list[Event] = []
     faults: list[str] = []
-    for (entity, action), to_change in EVENTS.items():
-        for path, lead in items(entries.get((entity, action), []), f"{entity}.{action}"):
-            try:
-                events.append(_event(to_change, lead, path, now))
-            except FieldError as error:
-                faults.append(str(error))
+    for to_change, lead, path in deals:
+        try:
+            events.append(_event(to_change, lead, path, now))
+        except FieldError as error:
+            faults.append(str(error))
     # A body may tell several moves of one deal: they are carried out in the order in which they happened.
     events.sort(key=lambda event: event.occurred_at or 0)
     return Reading(tuple(events), _ignored(entries), tuple(faults))
@@ -85,12 +92,17 @@ def _ignored(entries: Mapping[tuple[str, str], Any]) -> tuple[Ignored, ...]:
     ignored = []
     for (entity, action), entry in entries.items():
         count = len(entry) if isinstance(entry, dict | list) else 1
-        kind = as_text(f"{entity}.{action}", limit=80)
+        kind = f"{_word(entity)}.{_word(action)}"
         if (entity, action) not in EVENTS:
             ignored.append(Ignored(kind, f"{count} of them; only leads.status and leads.add are carried on"))
         elif count == 0:
             ignored.append(Ignored(kind, "no deals in it"))
     return tuple(ignored)
+
+
+def _word(key: str) -> str:
+    """Return a foreign key as it may be shown: cut first, as one long key may stand around very many."""
+    return as_word(key[:40]) or "…"
 
 
 def _event(to_change: ToChange, lead: object, path: str, now: float) -> Event:

@@ -107,6 +107,16 @@ def test_awkward_fields_of_kommo_nest_like_any_others() -> None:
             id="300,000 levels",
         ),
         pytest.param("&".join(["a=1"] * 20_001), "The body has more than 20000 fields.", id="too many fields"),
+        pytest.param(
+            "a[1]=x&a[]=y",
+            "'a[]' would take a place that was named before: number all entries, or none.",
+            id="a place twice",
+        ),
+        pytest.param(
+            "leads[status][1][id]=5&leads[status][][id]=6",
+            "'leads[status][][id]' would take a place that was named before: number all entries, or none.",
+            id="two deals at one place",
+        ),
     ],
 )
 def test_a_form_that_cannot_be_is_refused(form: str, message: str) -> None:

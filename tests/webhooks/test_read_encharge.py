@@ -636,6 +636,11 @@ def test_a_stream_event_without_a_time_is_known_by_its_body(timestamp: object) -
         ),
         pytest.param(b"\xff{}", "The body is not UTF-8 (see its byte 0): send it as UTF-8.", id="not UTF-8"),
         pytest.param("[" + "{}," * 10_000 + "{}]", "The body has more than 10000 entries.", id="10,001 bodies"),
+        pytest.param(
+            json.dumps([{"eventType": "x", "endUserData": [{}] * 6000}] * 2),
+            "The body has more than 10000 entries.",
+            id="12,000 people in two entries",
+        ),
     ],
 )
 def test_a_body_that_encharge_does_not_send_is_refused(body: bytes | str, message: str) -> None:

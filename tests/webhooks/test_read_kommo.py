@@ -214,12 +214,47 @@ def test_what_is_not_for_us_is_named(body: dict[str, Any], reading: Reading) -> 
             "leads.status has more than 10000 entries.",
             id="10,001 deals",
         ),
+        pytest.param(
+            json.dumps({"leads": {"status": [1] * 6000, "add": [1] * 6000}}),
+            "The body has more than 10000 entries.",
+            id="12,000 deals in two lists",
+        ),
+        pytest.param(
+            json.dumps({f"k{number}": {"": []} for number in range(10_001)}),
+            "The body has more than 10000 entries.",
+            id="10,001 kinds of entries",
+        ),
     ],
 )
 def test_a_body_that_kommo_does_not_send_is_refused(body: bytes | str, message: str) -> None:
     with pytest.raises(BodyError) as caught:
         read(body)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        pytest.param({"{{entity}}": {"{{": []}}, "….…", id="tags that nobody filled in"),
+        pytest.param({"a\0b ": {"": []}}, "ab.…", id="no name"),
+        pytest.param({"e" * 5000: {"a" * 5000: []}}, f"{'e' * 40}.{'a' * 40}", id="long names"),
+    ],
+)
+def test_what_is_ignored_has_a_short_name_whatever_its_keys(body: dict[str, Any], kind: str) -> None:
+    (found,) = read(json.dumps(body), JSON).ignored
+    assert found.kind == kind
+
+
+def test_a_long_key_around_many_is_not_copied_for_each() -> None:
+    """Once it cost the square of the body."""
+    body = json.dumps({"e" * 500_000: {str(number): [] for number in range(9_000)}})
+    begun = time.process_time()
+    assert len(read(body, JSON).ignored) == 9_000
+    assert time.process_time() - begun < 2
+
+
+def test_a_fault_is_one_line_whatever_the_key_of_its_deal() -> None:
+    assert read('{"leads": {"add": {"a\\nb": {}}}}', JSON).faults == ("leads.add[…].id is missing",)
 
 
 def test_thousands_of_deals_are_read_in_under_a_second() -> None:

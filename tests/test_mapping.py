@@ -254,6 +254,16 @@ fields:
             id="a time as text",
         ),
         pytest.param("lead.N", "ortto: 'tme:cm:x'", "soon", {}, id="no time"),
+        # Found by fuzzing: either would have made every deal of its batch fail.
+        pytest.param("lead.N", "ortto: 'tme:cm:x'", "0001-01-01T00:00:00+14:00", {}, id="before the first year"),
+        pytest.param("lead.N", "ortto: 'tme:cm:x'", "9999-12-31T23:59:59-14:00", {}, id="after the last year"),
+        pytest.param(
+            "lead.N",
+            "ortto: 'tme:cm:x'",
+            "0033-04-03T15:00:00Z",
+            {"tme:cm:x": "0033-04-03T15:00:00Z"},
+            id="the year 33",
+        ),
         pytest.param(
             "lead.N",
             "ortto: 'dtz:cm:x'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,31 @@ BAD = {
     "a tag of YAML": (
         "version: 1\nstages: !!python/object:os.system []\n",
         "line 2: ! (a YAML tag) is not allowed; delete it, or quote the text.",
+    ),
+    "a character that is none": (
+        stage(r'label: "\Uffffffff"'),
+        "line 5: a number that is too large for YAML; write the character or the text itself.",
+    ),
+    "a version of 5000 digits": (
+        f"# a\n%YAML 1.{'1' * 5000}\n---\nversion: 1\n",
+        "line 2: a number that is too large for YAML; write the character or the text itself.",
+    ),
+    "a NUL in a label": (
+        stage(r'label: "a\0b"'),
+        r"line 5: stages[0].label has the control character '\x00': delete it.",
+    ),
+    "half a character in a template": (
+        action(r'note: {text: "Call \ud800"}'),
+        r"line 4: actions.ping.note.text has the control character '\ud800': delete it.",
+    ),
+    "a terminal's escape in an event's name": (
+        stage(r'encharge: "\e[31m"'),
+        r"line 5: stages[0].encharge has the control character '\x1b': delete it.",
+    ),
+    "a key with a line break": (
+        'version: 1\n"a\\nb": 1\n',
+        "line 2: a�b is not a key we know; known are version, time_zone, working_hours, one_signal, "
+        "without_active_deal, stages, stage_events, fields, rules, actions.",
     ),
     "a bottomless file": (f"version: 1\nstages: {'[' * 5000}", "line 2: nested more than 20 levels deep."),
     "too large a file": ("#" * (LARGEST_FILE + 1), "is larger than 1 MiB: that is no mapping file."),
@@ -518,6 +544,26 @@ def test_all_mistakes_are_said_at_once_in_the_order_of_the_file(faults) -> None:
         "line 8: rules[0].when.evnt is not a key we know; did you mean 'event'?",
         "line 9: rules[0].do[0] must be text: put it in quotes.",
     ]
+
+
+def test_a_sentence_is_not_as_long_as_the_file(faults) -> None:  # type: ignore[no-untyped-def]
+    (sentence,) = faults(f"time_zone: {'x' * 100_000}\n")
+    assert sentence.startswith("line 1: time_zone must be a time zone like Europe/Berlin, not 'xxx")
+    assert sentence.endswith("x….")
+    assert len(sentence) < 600
+
+
+def test_no_more_mistakes_are_said_than_anybody_mends_at_once(faults) -> None:  # type: ignore[no-untyped-def]
+    """Nor does a mistyped name cost more with every other name."""
+    names = "".join(f"  n{number}: {{note: {{text: x}}}}\n" for number in range(1500))
+    rules = "".join(f"  - {{do: name_{number}}}\n" for number in range(1500))
+    begun = time.process_time()
+
+    found = faults(f"actions:\n{names}rules:\n{rules}")
+
+    assert time.process_time() - begun < 20
+    assert len(found) == 100
+    assert found[0] == "line 1503: rules[0].do[0] names no action: 'name_0'."
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from app.events import PLATFORMS, Source
 from app.mapping.person_fields import encharge_value, ortto_money, ortto_value
 
 CRM_STAGE_CHANGED = "act:cm:crm-stage-changed"
+UNSTORABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tabs and line breaks
 
 # Ours on every person, or how the platform knows who it is: a mapped field must not overwrite them.
 OWN = (
@@ -43,13 +44,20 @@ class Column:
     by_label: bool = False  # a person's stage is told by its label, not by its name
 
 
+def storable(value: str) -> str:
+    """Refuse what escapes in quotes can make and no database, or no vendor, takes."""
+    if found := UNSTORABLE.search(value):
+        raise ValueError(f"has the control character {found[0]!r}: delete it")
+    return value
+
+
 def _event_name(platform: str, value: object) -> object:
     """Check an event's name; it can be sent as a tag, and a comma would make two tags of it."""
     if value is False:
         return value
     if not isinstance(value, str) or not value.strip() or "," in value or len(value) > 255:
         raise ValueError(f"must be an event's name without commas, or false for not to {platform}")
-    return value.strip()
+    return storable(value.strip())
 
 
 def _field_name(platform: str, own: Collection[str], value: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from app.mapping.rows import (
     WorkingHoursRow,
     suggestion,
 )
+from app.mapping.texts import shortened
 
 LARGEST_FILE = 1024 * 1024  # bytes
 DEEPEST = 20  # levels
+MOST_FAULTS = 100  # nobody mends more at once
+LONGEST_FAULT = 500  # characters of a sentence: a value may be as long as the file
 
 Place = tuple[str | int, ...]
 Fault = tuple[Place, str]
@@ -67,8 +71,8 @@ class MappingError(Exception):
 def read(path: Path, variables: Collection[str]) -> MappingRows:
     """Read and check a mapping file; `variables` are the names that may stand after a `$`.
 
-    Raises MappingError with every fault of the first kind found: unreadable, not YAML, wrong rows, rows that
-    contradict one another.
+    Raises MappingError with every fault (the first 100) of the first kind found: unreadable, not YAML, wrong rows,
+    rows that contradict one another.
     """
     return check(path, contents(path), variables)
 
@@ -77,12 +81,12 @@ def check(path: Path, text: str, variables: Collection[str]) -> MappingRows:
     """Check the text of a mapping file as `read` does; the faults name `path`."""
     tree = _Tree(compose(path, text))
     if tree.faults:
-        raise _error(path, tree, tree.faults)
+        raise _error(path, tree, tree.faults[:MOST_FAULTS])
     try:
         rows = MappingRows.model_validate(tree.data)
     except ValidationError as error:
-        raise _error(path, tree, list(_reworded(error))) from None
-    if faults := list(_contradictions(rows, variables, tree)):
+        raise _error(path, tree, list(islice(_reworded(error), MOST_FAULTS))) from None
+    if faults := list(islice(_contradictions(rows, variables, tree), MOST_FAULTS)):
         raise _error(path, tree, faults)
     return rows
 
@@ -118,7 +122,7 @@ def compose(path: Path, text: str) -> yaml.MappingNode:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = _yaml_words(error.problem or error.context or "cannot be parsed")
-        raise MappingError((f"{path} line {mark.line + 1 if mark else 1}: {what}.",)) from error
+        raise MappingError((_sentence(path, mark.line + 1 if mark else 1, what),)) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise MappingError(
@@ -154,6 +158,15 @@ class _Loader(yaml.SafeLoader):
         if self._depth > DEEPEST:
             raise _ForbiddenError(f"line {line}: nested more than {DEEPEST} levels deep.")
         return event
+
+    def fetch_more_tokens(self) -> None:
+        """Read on. Raises _ForbiddenError for the numbers that make PyYAML fail with Python's own words."""
+        try:
+            super().fetch_more_tokens()  # type: ignore[no-untyped-call]
+        except (OverflowError, ValueError) as error:  # "\Uffffffff", and a version of 5000 digits
+            raise _ForbiddenError(
+                f"line {self.line + 1}: a number that is too large for YAML; write the character or the text itself."
+            ) from error
 
 
 def _yaml_words(problem: str) -> str:
@@ -221,6 +234,7 @@ class _Tree:
 _WRONG_TYPE = {
     "string_type": "must be text: put it in quotes",
     "int_type": "must be a whole number without quotes",
+    "string_unicode": "has half a character in it: delete it",
     "bool_type": "must be true or false, without quotes",
     "list_type": "must be a list: each item on a line of its own, after a dash",
     "dict_type": "must hold keys with values below it",
@@ -231,7 +245,13 @@ _WRONG_TYPE = {
 
 def _error(path: Path, tree: _Tree, faults: list[Fault]) -> MappingError:
     lines = sorted((tree.line(place), f"{_place(place)} {what}") for place, what in faults)
-    return MappingError(tuple(f"{path} line {line}: {what}{_stop(what)}" for line, what in lines))
+    return MappingError(tuple(_sentence(path, line, what) for line, what in lines))
+
+
+def _sentence(path: Path, line: int, what: str) -> str:
+    """Say what is wrong in a line, on one line that can be read and printed whatever stands in the file."""
+    words = "".join(char if char.isprintable() else "�" for char in shortened(what, LONGEST_FAULT))
+    return f"{path} line {line}: {words}{_stop(words)}"
 
 
 def _stop(sentence: str) -> str:
@@ -276,22 +296,22 @@ def _contradictions(rows: MappingRows, variables: Collection[str], tree: _Tree) 
     for platform in PLATFORMS:
         targets = [(("fields", index, platform), row.target(platform)) for index, row in enumerate(rows.fields)]
         yield from _twice(tree, [(place, name, repr(name)) for place, name in targets if name])
+    stages = dict.fromkeys(sorted(row.stage for row in rows.stages))
     for index, rule in enumerate(rows.rules):
         for position, name in enumerate(rule.do):
             if name not in rows.actions:
                 place = ("rules", index, "do", position)
                 yield place, f"names no action: {name!r}{suggestion(name, rows.actions)}"
-        yield from _unknown_stages(rows, index)
+        yield from _unknown_stages(rule.when, index, stages)
     for name, action in rows.actions.items():
         yield from _action_faults(name, action, variables)
 
 
-def _unknown_stages(rows: MappingRows, index: int) -> Iterator[Fault]:
-    names = {row.stage for row in rows.stages}
-    for position, name in enumerate(rows.rules[index].when.stage or []):
-        if isinstance(name, str) and name not in names:
+def _unknown_stages(when: WhenRow, index: int, known: Collection[str]) -> Iterator[Fault]:
+    for position, name in enumerate(when.stage or []):
+        if isinstance(name, str) and name not in known:
             place = ("rules", index, "when", "stage", position)
-            yield place, f"names no stage: {name!r}{suggestion(name, sorted(names))}"
+            yield place, f"names no stage: {name!r}{suggestion(name, known)}"
 
 
 def _stage_words(row: StageRow) -> str:

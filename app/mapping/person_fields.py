@@ -89,14 +89,16 @@ def _moment(value: Any) -> datetime | None:
         if re.fullmatch(r"-?[0-9]{1,11}", text):
             return datetime.fromtimestamp(int(text), UTC)
         moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment.astimezone(UTC)  # the first and the last day there are have no time in UTC
     except (ValueError, OverflowError, OSError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment
 
 
 def _time(value: Any) -> str | None:
     moment = _moment(value)
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0") if moment else None  # the year 33 is 0033
 
 
 def _date(value: Any) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from app.events import PLATFORMS, Kind, Source
 from app.ids import LARGEST_ID
-from app.mapping.columns import COLUMNS, Column
+from app.mapping.columns import COLUMNS, Column, storable
 
 PLACEHOLDERS = (
     "email",
@@ -33,6 +33,7 @@ PLACEHOLDERS = (
     "stage",
 )
 OTHERWISE = {"contact.name": "name", "lead.name": "lead"}  # placeholders that people expect, and ours
+MOST_COMPARED = 1000  # words with which a mistyped one is compared: each takes its time
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ACTION_KINDS = ("task", "note", "field", "tag", "untag")
 EMAIL_SOURCES = tuple(platform.value for platform in PLATFORMS)
@@ -41,6 +42,8 @@ EMAIL_KINDS = tuple(kind.value for kind in Kind if kind not in (Kind.STAGE_CHANG
 
 def suggestion(word: str, known: Collection[str]) -> str:
     """Return the end of a sentence about an unknown word: the nearest known one, or all of them."""
+    if len(known) > MOST_COMPARED:
+        return ""
     near = difflib.get_close_matches(word.lower(), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known) or 'none'}"
 
@@ -57,7 +60,7 @@ def _version(value: object) -> object:
 def _text(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty: fill it in or delete the line")
-    return value.strip()
+    return storable(value.strip())
 
 
 def _short(value: str) -> str:

@@ -25,7 +25,7 @@ EMAIL = re.compile(rf'(?:"[^"@\n]*"|(?<!{_LOCAL}){_LOCAL}++)@{_HOST}')
 ENCODED_EMAIL = re.compile(rf"(?<!{_LOCAL})(?:(?!%40){_LOCAL})++%40{_HOST}")
 FIRST = re.compile(r"\W*\w?")
 WEBHOOK_PATH = re.compile(rf"(/webhooks/(?:kommo/stage|{'|'.join(Source)}))[/?](?!<)[^\s\"'<>)]*")
-QUERY = re.compile(r"([A-Z]+ /[^\s?\"]*)\?[^\s\"]*")  # of a request line in an access log
+QUERY = re.compile(r"((?<![A-Z])[A-Z]++ /[^\s?\"]*+)\?[^\s\"]*")  # of a request line in an access log
 # What a terminal obeys, what some readers of logs take for the end of a line, and what turns the order of letters.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # JSON's own rules leave these as they are.

@@ -15,7 +15,7 @@ import pytest
 import requests
 from support import FORM, JSON, ROOT, SECRET, Service, eventually, free_port, in_the_end, stage_hook
 
-from app.logs import Veil
+from app.logs import QUERY, Veil
 from sandbox.town import Town
 
 LEAD = 41_500_011
@@ -162,6 +162,14 @@ def test_whatever_a_value_is_it_is_masked() -> None:
         "e": None,
         "f": True,
     }
+
+
+def test_the_query_of_a_long_request_line_is_cut_off_quickly() -> None:
+    """Whoever can reach the server writes these lines: once they cost the square of their length."""
+    began = time.process_time()
+    cut = QUERY.sub(r"\1", f'"GET /page?who=zoe HTTP/1.1" 200 "{"A" * 200_000}"')
+    assert cut == f'"GET /page HTTP/1.1" 200 "{"A" * 200_000}"'
+    assert time.process_time() - began < 1
 
 
 def test_long_words_are_masked_quickly() -> None:

@@ -15,8 +15,8 @@ WORDS = re.compile(_WORDS, re.IGNORECASE)  # most texts hold none of them, and t
 # `?secret=…`, `token: …`, `"api_key": "…"`, in text that is no JSON (any more).
 PAIR = re.compile(rf"""({_NAME}["']?\s{{0,3}}[=:]\s{{0,3}}["']?)(?!Bearer|Basic)[^\s&"',;<>}}\]]+""", re.IGNORECASE)
 CREDENTIAL = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
-# Ortto's private keys, and JSON web tokens, as Kommo's are.
-KEY = re.compile(r"\bPRV-[\w-]+|\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*")
+# Ortto's private keys, and JSON web tokens, as Kommo's are; looked for once in each run of their letters.
+KEY = re.compile(r"\bPRV-[\w-]+|(?<![\w-])(?=[\w-]*\beyJ[\w-]{5})[\w-]++\.[\w-]{5,}+\.[\w-]*")
 
 
 class Mask:

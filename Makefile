@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 TOOLS := .venv-tools
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 LOCK_ARGS ?=
 
-.PHONY: help install demo sandbox run image chaos soak bench test lint check format lock audit clean
+.PHONY: help install demo sandbox run image chaos soak bench fuzz test lint check format lock audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -47,6 +48,9 @@ soak: install ## Run it for an hour under load, restarts and faults, and see wha
 
 bench: install ## Measure how fast it is, beside a plain reference (BENCH_ARGS="--quick", "--only burst", …)
 	@$(BIN)/python -m bench.speed $(BENCH_ARGS)
+
+fuzz: install ## Throw at readers and rules what nobody thought of (SECONDS for each, FUZZ_ARGS="--target kommo", …)
+	@$(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(FUZZ_ARGS)
 
 test: install ## Run all tests, or those of PYTEST_ARGS
 	@$(BIN)/python -m pytest -n 4 --dist worksteal $(PYTEST_ARGS)

@@ -169,7 +169,7 @@ def _in(name: str, package: str) -> bool:
 
 def _import_fault(module: str, name: str) -> str | None:
     library = name.split(".")[0]
-    if library in ("sandbox", "tests", "bench", "support"):
+    if library in ("sandbox", "tests", "bench", "fuzz", "support"):
         return f"{module} imports {name}: the app stands by itself"
     if library == "app":
         return _part_fault(module, name)
@@ -246,6 +246,7 @@ def test_no_two_parts_may_import_each_other() -> None:
         ("app.logs", "import os\nos.environ['A']", "app.logs touches os.environ: only app.settings may"),
         ("app.logs", "from os import getenv", "app.logs touches os.getenv: only app.settings may"),
         ("app.ops.health", "from sandbox.town import Town", "app.ops.health imports sandbox.town.Town: "),
+        ("app.ops.health", "from fuzz import oracles", "app.ops.health imports fuzz.oracles: "),
         ("app.new", "from app.events import Event", "app.new is new: give it a place in MAY_IMPORT"),
         ("sandbox.demo", "from app import create_app", "sandbox.demo imports app.create_app: "),
     ],

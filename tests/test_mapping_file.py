@@ -132,11 +132,11 @@ BAD = {
     ),
     "a character that is none": (
         stage(r'label: "\Uffffffff"'),
-        "line 5: a number that is too large for YAML; write the character or the text itself.",
+        "line 5: a number that is too large for YAML; write the character or text itself.",
     ),
     "a version of 5000 digits": (
         f"# a\n%YAML 1.{'1' * 5000}\n---\nversion: 1\n",
-        "line 2: a number that is too large for YAML; write the character or the text itself.",
+        "line 2: a number that is too large for YAML; write the character or text itself.",
     ),
     "a NUL in a label": (
         stage(r'label: "a\0b"'),

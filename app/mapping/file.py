@@ -162,10 +162,10 @@ class _Loader(yaml.SafeLoader):
     def fetch_more_tokens(self) -> None:
         """Read on. Raises _ForbiddenError for the numbers that make PyYAML fail with Python's own words."""
         try:
-            super().fetch_more_tokens()  # type: ignore[no-untyped-call]
+            super().fetch_more_tokens()
         except (OverflowError, ValueError) as error:  # "\Uffffffff", and a version of 5000 digits
             raise _ForbiddenError(
-                f"line {self.line + 1}: a number that is too large for YAML; write the character or the text itself."
+                f"line {self.line + 1}: a number that is too large for YAML; write the character or text itself."
             ) from error
 
 

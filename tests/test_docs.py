@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import textwrap
@@ -18,12 +19,14 @@ from packaging.utils import canonicalize_name
 from support import ROOT
 
 from app import mapping
-from app.events import EmailActivity, Event, Kind, Source, StageChange, Webhook
+from app.events import EmailActivity, Event, Kind, Source, StageChange, State, Webhook
 from app.mapping.rules import CRM_STAGE_CHANGED
 from app.settings import FILES, VARIABLES, load
 from app.webhooks import encharge, kommo, ortto
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+ADDING = (ROOT / "docs" / "adding-a-vendor.md").read_text(encoding="utf-8")
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -108,10 +111,10 @@ def test_the_readme_names_no_setting_that_is_none() -> None:
 # -- commands and routes --
 
 
-def test_every_flask_command_is_in_the_readme_and_has_help(app: Flask) -> None:
+def test_every_flask_command_is_in_the_table_of_operations_and_has_help(app: Flask) -> None:
     commands = app.cli.commands
     assert [name for name, command in commands.items() if not command.help] == []
-    assert [name for name in commands if f"`flask {name}" not in README] == []
+    assert [name for name in commands if not re.search(rf"^\| `flask {name}\b", OPERATIONS, re.MULTILINE)] == []
 
 
 def test_every_flask_command_that_is_named_exists(app: Flask) -> None:
@@ -142,10 +145,102 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert {"demo", "test", "check", "run"} <= named
 
 
-def test_every_route_is_in_the_readme(app: Flask) -> None:
+def test_every_route_is_in_the_readme_or_in_operations(app: Flask) -> None:
     rules = [rule for rule in app.url_map.iter_rules() if not rule.endpoint.endswith("static")]
     routes = {rule.rule.removesuffix("/<secret>").replace("<int:event_id>", "4711") for rule in rules}
-    assert [route for route in sorted(routes) if f"{route}`" not in README] == []
+    assert [route for route in sorted(routes) if f"{route}`" not in README + OPERATIONS] == []
+
+
+# -- operations: states, alarms, log lines --
+
+
+def rows_of(heading: str) -> dict[str, str]:
+    """Return the first column of the tables below a heading of docs/operations.md, with the rest of each row."""
+    _, _, rest = OPERATIONS.partition(f"\n## {heading}\n")
+    part = rest.partition("\n## ")[0]
+    return dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", part, re.MULTILINE))
+
+
+def test_every_state_is_in_operations_and_no_other() -> None:
+    vendors = {"healthy", "retrying", "paused"}
+    assert set(rows_of("States")) == {state.value for state in State} | vendors
+    template = (ROOT / "app" / "ops" / "page.py").read_text(encoding="utf-8")
+    assert [word for word in vendors if f'"{word}"' not in template] == []
+
+
+def test_every_alert_rule_is_in_operations_and_no_other() -> None:
+    rules = yaml.safe_load((ROOT / "docs" / "prometheus-alerts.yml").read_text(encoding="utf-8"))
+    alerts = {rule["alert"]: rule["labels"]["severity"] for group in rules["groups"] for rule in group["rules"]}
+    when = {"critical": "now", "warning": "day"}
+    told = {name: rest.split(" | ")[0] for name, rest in rows_of("Alert rules").items()}
+    assert told == {name: when[severity] for name, severity in alerts.items()}
+
+
+def test_every_check_of_readyz_is_in_operations_and_no_other() -> None:
+    health = (ROOT / "app" / "ops" / "health.py").read_text(encoding="utf-8")
+    failing = health[health.index("def _failing") :]
+    assert set(rows_of("Readiness")) == set(re.findall(r'"check": "(.+?)"', failing))
+
+
+def log_lines() -> dict[str, str]:
+    """Return the lines of level warning and error that the app writes: the event, and the level."""
+    levels = {"error": "error", "exception": "error", "warning": "warning"}
+    found: dict[str, str] = {}
+    for path in (ROOT / "app").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            of_log = isinstance(node.func.value, ast.Name) and node.func.value.id == "log"
+            if of_log and node.func.attr in levels:
+                found |= dict.fromkeys(_texts(node.args[0]), levels[node.func.attr])
+    return found
+
+
+def _texts(node: ast.expr) -> list[str]:
+    """Return all that an expression of texts can be."""
+    if isinstance(node, ast.BinOp):
+        return [left + right for left in _texts(node.left) for right in _texts(node.right)]
+    if isinstance(node, ast.IfExp):
+        return _texts(node.body) + _texts(node.orelse)
+    assert isinstance(node, ast.Constant), f"write the line's words out, not {ast.unparse(node)}"
+    return [str(node.value)]
+
+
+def test_every_log_line_that_matters_is_in_operations_and_no_other() -> None:
+    told = {name: rest.split(" | ")[0] for name, rest in rows_of("Log lines").items()}
+    by_value = {"job": "error", "vendor paused": "warning, error"}  # the dispatcher's, whose level depends
+    dispatcher = (ROOT / "app" / "dispatcher.py").read_text(encoding="utf-8")
+    assert [name for name in by_value if not re.search(rf'write\(\s*"{name}"', dispatcher)] == []
+    lines = log_lines()
+    # Of a long line its beginning is enough.
+    named = {
+        line: line if line in told else next((name for name in told if line.startswith(name)), f"{line} is missing")
+        for line in lines
+    }
+    assert told == {named[line]: level for line, level in lines.items()} | by_value
+
+
+# -- fixtures and the third platform --
+
+
+def test_every_fixture_of_a_reader_is_read_by_a_test() -> None:
+    for source in Source:
+        folder = ROOT / "tests" / "fixtures" / source / "hooks"
+        tested = (ROOT / "tests" / "webhooks" / f"test_read_{source}.py").read_text(encoding="utf-8")
+        missing = [path.name for path in folder.iterdir() if path.name not in tested and path.stem not in tested]
+        assert missing == [], source
+
+
+def test_the_lines_of_the_third_platform_are_those_that_are_told() -> None:
+    example = ROOT / "tests" / "third_platform"
+    told = dict(re.findall(r"\(\.\./tests/third_platform/(\S+)\) \| (\d+)", ADDING))
+    assert told == {
+        **{
+            name: str(len((example / name).read_text(encoding="utf-8").splitlines()))
+            for name in ("clients/customerio.py", "webhooks/customerio.py", "vendor.py")
+        },
+        "hooks": str(len(list((example / "hooks").iterdir()))),
+    }
 
 
 # -- links --

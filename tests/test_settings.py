@@ -511,13 +511,15 @@ class TestFiles:
     def test_every_setting_may_come_from_one(self, tmp_path: Path, content: str) -> None:
         given = {name: value for name, value in EVERY.items() if name != "KOMMO_DOMAIN"} | NEEDED
         given["ORTTO_API_URL"] = "https://api.example.com/v1"
-        environ = {}
-        for name, value in given.items():
-            path = tmp_path / name
-            path.write_bytes(content.replace("{}", value).encode())
-            environ[f"{name}_FILE"] = str(path)
-        assert {f"{name}_FILE" for name in given} == FILES.keys() - {"KOMMO_DOMAIN_FILE"}
-        assert load(environ) == load(given)
+        by_oauth = {name: value for name, value in given.items() if name != "KOMMO_ACCESS_TOKEN"} | OAUTH
+        assert {f"{name}_FILE" for name in {**given, **by_oauth}} == FILES.keys() - {"KOMMO_DOMAIN_FILE"}
+        for values in (given, by_oauth):
+            environ = {}
+            for name, value in values.items():
+                path = tmp_path / name
+                path.write_bytes(content.replace("{}", value).encode())
+                environ[f"{name}_FILE"] = str(path)
+            assert load(environ) == load(values)
 
     def refusal(self, name: str, path: object) -> str:
         """Return the one sentence with which settings are refused where a variable comes from this file."""

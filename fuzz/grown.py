@@ -12,7 +12,7 @@ from zlib import crc32
 from app.events import Source
 from fuzz.webhooks import read_as
 
-VENDORS = {source.value[0]: source for source in Source}
+VENDORS = {source.value: source for source in Source}
 LARGEST = 1024 * 1024  # bytes of a body, as the routes of the webhooks take it
 SMALL = 16 * 1024
 SELDOM = 32  # one recipe in so many is grown to the largest size while fuzzing
@@ -33,7 +33,7 @@ def head(data: bytes) -> tuple[Source, str, str | None, bytes]:
     """Return what the first line of an input says: vendor, content type and name; and what stands behind it."""
     line, _, rest = data.partition(b"\n")
     vendor, content_type, name = [*line.decode("utf-8", "replace").split(" "), "", "", ""][:3]
-    return VENDORS.get(vendor[:1], Source.ENCHARGE), content_type, name or None, rest
+    return VENDORS.get(vendor, Source.ENCHARGE), content_type, name or None, rest
 
 
 def grow(parts: bytes, size: int) -> bytes:

@@ -11,10 +11,11 @@ from functools import partial
 from zlib import crc32
 
 from app.addresses import clean_email
-from app.events import EmailActivity, Event, Kind, Reading, Source, StageChange, Webhook
+from app.events import PLATFORMS, EmailActivity, Event, Kind, Reading, Source, StageChange, Webhook
 from app.ids import LARGEST_ID
-from app.webhooks import encharge, kommo, ortto
+from app.webhooks import kommo
 from app.webhooks.bodies import MAX_ITEMS, MAX_KEY, YEAR_2100, BodyError
+from app.webhooks.readers import reader
 from fuzz.oracles import cheap, sentence, storable
 
 NOW = 1_772_700_000.0
@@ -22,8 +23,7 @@ LONGEST_SENTENCE = 400
 LONGEST_ORDER_KEY = 330
 READERS: dict[Source, Callable[..., Reading]] = {
     Source.KOMMO: kommo.read,
-    Source.ENCHARGE: encharge.read,
-    Source.ORTTO: ortto.read,
+    **{platform: reader(platform).read for platform in PLATFORMS},
 }
 
 

@@ -10,7 +10,7 @@ from app.logs import Veil
 
 HIDDEN = "•••"
 _WORDS = "secret|token|passwor[dt]|passwd|api[_-]?key|write[_-]?key|signature|authorization"
-_NAME = rf"[\w.\[\]-]{{0,40}}(?:{_WORDS})[\w.\[\]-]{{0,20}}"
+_NAME = rf"(?:{_WORDS})[\w.\[\]-]{{0,20}}"
 WORDS = re.compile(_WORDS, re.IGNORECASE)  # most texts hold none of them, and that is quickly told
 # `?secret=…`, `token: …`, `"api_key": "…"`, in text that is no JSON (any more).
 PAIR = re.compile(rf"""({_NAME}["']?\s{{0,3}}[=:]\s{{0,3}}["']?)(?!Bearer|Basic)[^\s&"',;<>}}\]]+""", re.IGNORECASE)

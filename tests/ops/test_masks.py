@@ -27,7 +27,22 @@ def test_a_token_is_hidden_wherever_it_stands(text: str, shown: str) -> None:
     assert Mask([]).text(text) == shown
 
 
-@pytest.mark.parametrize("piece", ["eyJ-", "eyJ-aaaaa.", "PRV-", "Bearer ", "a.", "-"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("?a[x.my-secret]=abc&b=1", "?a[x.my-secret]=•••&b=1"),
+        ("secret_of_a_name_that_is_long_token: 'abc'", "secret_of_a_name_that_is_long_token: '•••'"),
+        ('{"apiKey": "abc", "b": 1', '{"apiKey": "•••", "b": 1'),
+        ("a secret is none", "a secret is none"),
+    ],
+)
+def test_what_is_called_a_secret_is_hidden(text: str, shown: str) -> None:
+    assert Mask([]).text(text) == shown
+
+
+@pytest.mark.parametrize(
+    "piece", ["eyJ-", "eyJ-aaaaa.", "PRV-", "Bearer ", "a.", "-", "secret", "secret[a]=", "token: "]
+)
 def test_a_long_text_costs_no_more_than_its_length(piece: str) -> None:
     """Once a body of a beginning of a token, again and again, would have kept the page busy for half an hour."""
     began = time.process_time()

@@ -13,7 +13,7 @@ AGAIN = 5  # how often something that seems to cost too much is measured again: 
 
 # The limits' cost, in nanoseconds of one processor: what a body within the limits may cost at most.
 BASE_NS = 25_000_000
-BYTE_NS = 2_000
+BYTE_NS = 3_000
 THING_NS = 200_000  # of each event that comes out
 
 # An engine that counts branches makes the code some times slower.

@@ -34,6 +34,8 @@ LONG_STREAK = 3  # failed batches in a row that are an outage: after it, what wa
 PURGE_SECONDS = 3600.0
 CROWD_LOOK_SECONDS = 0.02
 STOP_SECONDS = 20.0  # less than gunicorn's grace
+RECORD_AGAIN_SECONDS = 0.05
+DATABASE_SECONDS = 4.0  # for which a webhook waits for a database that restarts
 
 
 class Dispatcher:
@@ -78,7 +80,28 @@ class Dispatcher:
     # -- for requests --
 
     def record(self, webhook: Webhook, found: Sequence[tuple[Event, str | None]], *, seconds: float) -> Receipt:
-        """Write a webhook down. Raises JournalError if that cannot be done within `seconds`."""
+        """Write a webhook down; `seconds` for each attempt. Raises JournalError if it cannot be done.
+
+        A database that restarts is waited for, in as many requests as may wait: late and written down is better
+        than refused. What was written although nobody heard of it is found again as a duplicate.
+        """
+        self._crowd.comes()
+        deadline = time.monotonic() + DATABASE_SECONDS
+        waits = False
+        try:
+            while True:
+                try:
+                    return self._record(webhook, found, seconds)
+                except JournalError:
+                    waits = waits or self._places.acquire(blocking=False)
+                    late = time.monotonic() > deadline
+                    if not waits or late or self._stopping.wait(RECORD_AGAIN_SECONDS):
+                        raise
+        finally:
+            if waits:
+                self._places.release()
+
+    def _record(self, webhook: Webhook, found: Sequence[tuple[Event, str | None]], seconds: float) -> Receipt:
         receipts: list[Receipt] = []
 
         def expect(recorded: list[Recorded]) -> None:
@@ -87,7 +110,6 @@ class Dispatcher:
             with self._waits_lock:
                 self._waits.update(dict.fromkeys(receipts[0].wait.open, receipts[0].wait))
 
-        self._crowd.comes()
         self._journal.record(webhook, found, now=self._clock(), committed=expect, seconds=seconds)
         return receipts[0]
 

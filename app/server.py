@@ -45,6 +45,17 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         """Say whether the connection can be used again: if what was refused unread has come as a whole."""
         return keepalive and bool(conn.parser.finish_body(deadline=time.monotonic() + REST_SECONDS))
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Begin or end to accept connections; when it is to stop, close the door at once.
+
+        gunicorn closes it when the last request is answered. Until then whoever knocks would wait in front of it,
+        also a proxy that could ask another replica.
+        """
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                listener.close()
+
     def _cap_keepalive(self, deadline: float) -> None:
         """Let a stop wait neither for connections that are kept, nor for those that have never said a word."""
         super()._cap_keepalive(deadline)

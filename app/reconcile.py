@@ -31,6 +31,9 @@ OVERLAP_SECONDS = 1800.0
 QUIET_SECONDS = 3600.0  # how far behind our clock Kommo's may be
 PART_SECONDS = 6 * 3600  # of a long time at once: what is done is written down, and memory stays small
 RECORDED_AT_ONCE = 25  # events in one transaction: webhooks wait for it
+# At most, after each of them. Who waits for SQLite's lock asks for it now and then, and between transactions that
+# follow one another at once it is never free at that moment: another process would refuse webhooks meanwhile.
+REST_SECONDS = 0.25
 REPEAT_SECONDS = 3600
 
 
@@ -56,12 +59,18 @@ class Reconciler:
     """Looks into Kommo's log of events. One at a time, see `Journal.take_turn`; two at once only cost calls."""
 
     def __init__(
-        self, journal: Journal, kommo: KommoClient, rules: Rules, clock: Callable[[], float] = time.time
+        self,
+        journal: Journal,
+        kommo: KommoClient,
+        rules: Rules,
+        clock: Callable[[], float] = time.time,
+        rest: Callable[[float], None] = time.sleep,
     ) -> None:
         self._journal = journal
         self._kommo = kommo
         self._rules = rules
         self._clock = clock
+        self._rest = rest
         self._seen: set[str] = set()  # entries that this process has dealt with and will read again
 
     def begin(self) -> bool:
@@ -136,6 +145,7 @@ class Reconciler:
             webhook = Webhook(Source.KOMMO, "application/json", _body([move for move, _ in group]))
             events = [_event(move, change) for move, change in group]
             found = [(event, self._rules.refusal(event)) for event in events]
+            began = time.monotonic()
             recorded = self._journal.record(webhook, found, now=self._clock(), rehearse=rehearse)
             new = [item for item in recorded if not item.duplicate]
             done += Report(
@@ -143,6 +153,7 @@ class Reconciler:
             )
             heard(replace(before + done, read=before.read + len(moves)), new)
             _check(may_go_on)
+            self._rest(min(time.monotonic() - began, REST_SECONDS))
         return done
 
     def _changes(

@@ -49,13 +49,18 @@ def new(town: Town) -> Town:
 
 @pytest.fixture
 def run(town: Town, tmp_path: Path) -> Run:
-    """Run the command in a folder of its own, with the town's keys, secrets, and a public address."""
+    """Run the command in a folder of its own, with the town's keys, secrets, and a public address.
+
+    Neither Kommo nor the command keeps a limit, unless a test says so.
+    """
     (tmp_path / "cwd").mkdir()
+    town.kommo.switch(rate=0)
 
     def started(*options: str, answer: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         given = {
             "MAPPING_FILE": str(ROOT / "config" / "mapping.yaml"),
             "PUBLIC_URL": URL,
+            "KOMMO_RATE_LIMIT": "50",
             **town.environment(),
             **SECRETS,
             **variables,
@@ -100,9 +105,11 @@ def writes(town: Town) -> int:
 
 class TestMaking:
     def test_all_is_made_and_the_second_time_nothing(self, run: Run, new: Town, dotenv: Path) -> None:
-        done = run("--yes", "--write-env")
+        new.kommo.switch(rate=7)
+        done = run("--yes", "--write-env", KOMMO_RATE_LIMIT="")
 
         assert (done.returncode, done.stderr, rows(done, "wrong"), rows(done, "FAILED")) == (0, "", [], [])
+        assert new.kommo.count(status=429) == 0
         assert rows(done, "done") == [*rows(done, "to do"), "set KOMMO_CF_EMAIL_ACTIVITY, KOMMO_CF_EMAIL_STATUS"]
         made = kommo_fields(new)
         (hook,) = new.kommo.hooks.by_url.values()

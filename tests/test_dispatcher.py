@@ -381,7 +381,10 @@ def test_what_a_failure_of_the_journal_interrupts_is_taken_up_at_once(house: Hou
     assert flow.batches == [["lead:1", "lead:2"]] * 2
 
 
-def test_a_job_behind_a_failed_one_of_its_key_is_held_without_blame(house: House) -> None:
+def test_a_job_behind_a_failed_one_of_its_key_is_held_without_blame(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_SECONDS", HOUR)
     failures = iter([failing()])
 
     def fail_first(job: Job) -> Result:
@@ -399,6 +402,8 @@ def test_a_job_behind_a_failed_one_of_its_key_is_held_without_blame(house: House
         [Part(Lane.RESOLVE, State.DONE)],
         [Part(Lane.RESOLVE, State.PENDING, HELD.reason)],
     ]
+    run_sql(house.url, "UPDATE jobs SET due_at = 0")
+    run_sql(house.url, "UPDATE lanes SET paused_until = 0")
     eventually(lambda: house.states() == ["done", "done", "done"])
     assert [row["attempts"] for row in house.rows()] == [1, 0, 0]
     assert flow.batches == [["lead:1", "lead:2", "lead:1"], ["lead:1", "lead:1"]]

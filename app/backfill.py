@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,7 +80,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Refused:
-    """A person that a vendor did not take, with its words."""
+    """A person that a vendor did not take, with its words; `email` "": before the walk was resumed."""
 
     vendor: str
     email: str
@@ -140,6 +141,15 @@ class Place:
 
 
 _place = TypeAdapter(Place)
+
+
+def _without_addresses(place: Place) -> Place:
+    """Return a place as it is noted: what is erased from the journal must not come back from a walk's memory."""
+    refused = [
+        replace(item, email="", words=re.sub(re.escape(item.email), "…", item.words, flags=re.IGNORECASE))
+        for item in place.tally.refused
+    ]
+    return replace(place, tally=replace(place.tally, refused=refused))
 
 
 class Audience(Protocol):
@@ -246,7 +256,8 @@ class Backfill:
         self._advance(leads, fresh, more)
         self._said.clear()
         if not self._order.dry_run:
-            self._journal.set_bookmark(self._key, _place.dump_json(self.place).decode(), now=self._clock())
+            noted = _place.dump_json(_without_addresses(self.place)).decode()
+            self._journal.set_bookmark(self._key, noted, now=self._clock())
 
     def _advance(self, leads: Sequence[Lead], fresh: Sequence[Lead], more: bool) -> None:
         """Move on, once a page is done."""

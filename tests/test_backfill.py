@@ -525,11 +525,16 @@ def test_refusals_and_counts_outlive_a_stop(unfit: Scene) -> None:
     unfit.before(Lane.ENCHARGE, interrupt)
     with pytest.raises(KeyboardInterrupt):
         unfit.walk(until=LONG_AGO + 1_000)
+    # What is erased from the journal must not come back from a walk's memory.
+    noted = unfit.journal.bookmark("backfill:test:encharge+ortto")
+    assert noted
+    assert "@old.example" not in noted
     unfit.upserts = unfit.fresh_upserts()
 
     tally = unfit.walk(until=LONG_AGO + 1_000)
 
     assert unfit.watcher.resumed_at == [250]
+    assert [(item.email, item.lead_id > 0) for item in tally.refused] == [("", True)] * 3
     assert (tally.refusals, len(tally.refused), tally.written) == (3, 3, {"encharge": 303, "ortto": 300})
 
 

@@ -227,7 +227,7 @@ def _report(tally: Tally, samples: Sequence[tuple[Lane, StageNews]], order: Orde
     if tally.refusals:
         click.echo(f"\nRefused: {tally.refusals:,}. Mend these in Kommo and run it again:")
     for refused in tally.refused:
-        click.echo(f"  {refused.email} (deal {refused.lead_id}): {refused.words}")
+        click.echo(f"  {refused.email or 'somebody'} (deal {refused.lead_id}): {refused.words}")
     if tally.refusals > len(tally.refused):
         click.echo(f"  … and {tally.refusals - len(tally.refused):,} more")
     if tally.written.get(EVENTS):

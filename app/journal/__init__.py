@@ -1,5 +1,6 @@
 """The journal: the only SQL of the service."""
 
+from app.journal.erasure import Holdings, Unfinished
 from app.journal.errors import JournalError
 from app.journal.figures import Figures, Hour, LaneFigures
 from app.journal.history import Attempt, EventStory, JobStory, Search, WholeStory
@@ -18,6 +19,7 @@ __all__ = [
     "Ending",
     "EventStory",
     "Figures",
+    "Holdings",
     "Hour",
     "Inspection",
     "JobStory",
@@ -33,6 +35,7 @@ __all__ = [
     "Search",
     "Settlement",
     "Standing",
+    "Unfinished",
     "WholeStory",
     "inspect",
 ]

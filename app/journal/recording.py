@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row
 from app.events import EmailActivity, Event, StageChange, Webhook
 from app.journal import memory, twins
 from app.journal import statements as sql
+from app.journal.erasure import forgotten_key
 from app.journal.rows import event_row, first_job_row, webhook_row
 
 KEYS_A_STATEMENT = 500  # databases take some thousands of values at most
@@ -92,9 +93,9 @@ class _Finder:
     def __init__(self, connection: Connection, batch: Sequence[Told]) -> None:
         self._connection = connection
         events = [event for told in batch for event, _ in told.found]
-        keys = {event.dedupe_key for event in events if event.dedupe_key}
+        keys = {key: event.dedupe_key for event in events if event.dedupe_key for key in _keys(event)}
         self._known: dict[str, _Ref] = {
-            row.dedupe_key: row.id for row in _select(connection, sql.FIND_EVENTS, "dedupe_keys", keys)
+            keys[row.dedupe_key]: row.id for row in _select(connection, sql.FIND_EVENTS, "dedupe_keys", keys)
         }
         scopes = {scope(event.repeat.scope) for event in events if event.repeat and not event.logged}
         # By scope: its latest event, that one's fingerprint, and when it came.
@@ -190,6 +191,14 @@ def _select(connection: Connection, statement: Any, name: str, values: Collectio
 def scope(name: str) -> str:
     """Return the key under which the latest event of a scope is noted."""
     return f"repeat:{name}"
+
+
+def _keys(event: Event) -> Iterator[str]:
+    """Yield the keys under which an event may be known."""
+    key = event.dedupe_key or ""
+    yield key
+    if isinstance(event.data, EmailActivity):
+        yield forgotten_key(key)  # if it was a person's who is forgotten
 
 
 def _address(event: Event) -> str:

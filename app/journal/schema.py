@@ -54,6 +54,8 @@ def _sqlite(url: URL) -> tuple[Engine, Engine]:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What is deleted is overwritten: it may be of a person who wants to be forgotten.
+        connection.execute("PRAGMA secure_delete = ON")
 
     @event.listens_for(writer, "begin")
     def begin(connection: Any) -> None:

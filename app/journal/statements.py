@@ -108,6 +108,7 @@ CLAIMABLE = (
     # Rows that a person's session holds are passed over, not waited for (PostgreSQL).
     .with_for_update(of=jobs, skip_locked=True)
 )
+UNDER_WAY = select(jobs.c.id).where(OWED, jobs.c.owner.is_not(None), _leased(jobs))
 ANYTHING_CLAIMABLE = select(jobs.c.id).where(*_claimable).limit(1)
 LEASE = (
     update(jobs)
@@ -119,6 +120,7 @@ LEASE = (
 _OURS = and_(jobs.c.id == bindparam("job_id"), jobs.c.owner == bindparam("holder"), OWED)
 _ALL_OURS = and_(jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.owner == bindparam("holder"), OWED)
 OURS = select(jobs.c.id).where(_ALL_OURS)
+ENDED = select(jobs.c.id).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)), ~OWED)
 RENEW = update(jobs).where(_ALL_OURS).values(lease_until=bindparam("until_"))
 WRITE_STEPS = update(jobs).where(_ALL_OURS).values(steps=bindparam("steps_")).returning(jobs.c.id)
 _steps_or_as_they_are = func.coalesce(bindparam("steps_", type_=jobs.c.steps.type), jobs.c.steps)

@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Executable, RowMapping, delete, func, select,
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from app.events import Event, Failure, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
-from app.journal import figures, history, logins, memory, particulars, recording, schema, standing
+from app.journal import erasure, figures, history, logins, memory, particulars, recording, schema, standing, traces
 from app.journal import statements as sql
 from app.journal.budget import Budget
+from app.journal.erasure import Heard, Holdings
 from app.journal.errors import JournalError, words
 from app.journal.figures import Figures, Hour
 from app.journal.history import EventStory, Search, WholeStory
@@ -242,7 +243,9 @@ class Journal:
         claim = {"key": key, "holder": _holder(job), "until": now + seconds, "now": now}
 
         def work(connection: Connection) -> bool:
-            return connection.execute(self._upserts.claim_cooldown, claim).first() is not None
+            # A key may hold the address of a person who has been forgotten since the job was claimed.
+            ended = self._ended(connection, [job])
+            return not ended and connection.execute(self._upserts.claim_cooldown, claim).first() is not None
 
         return self._writer.run("claim_cooldown", work, durable=False)
 
@@ -273,9 +276,14 @@ class Journal:
         known = set(self._read(lambda connection: connection.scalars(sql.SIGHTED, {"event_ids": list(ids)}).all()))
         new = [job for job in batch if job.event.id not in known and people.get(job.id)]
 
+        def note(connection: Connection) -> None:
+            # Of a person who has been forgotten since the jobs were claimed, nothing is noted any more.
+            ended = self._ended(connection, new)
+            noted = [(job.event, people[job.id], job.event.received_at) for job in new if job.id not in ended]
+            memory.remember(connection, self._upserts, noted)
+
         if new:
-            noted = [(job.event, people[job.id], job.event.received_at) for job in new]
-            self._writer.run("remember", lambda connection: memory.remember(connection, self._upserts, noted))
+            self._writer.run("remember", note)
         found: dict[int, Seen] = self._read(
             lambda connection: {job.id: memory.seen(connection, job.event.id, moments) for job in batch}
         )
@@ -603,6 +611,51 @@ class Journal:
 
         return self._writer.run("purge", work)
 
+    # -- people --
+
+    def holdings(self, emails: Sequence[str], *, now: float, heard: Heard = lambda done, total: None) -> Holdings:
+        """Return where something of a person with these addresses stands; `heard`: how far the look is."""
+        found: Holdings = self._read(lambda connection: erasure.find(connection, emails, now, heard))
+        return found
+
+    def dossier(self, held: Holdings) -> dict[str, Any]:
+        """Return all that is held of a person, as JSON has it."""
+        told: dict[str, Any] = self._read(lambda connection: erasure.dossier(connection, held))
+        return told
+
+    def under_way(self, *, now: float) -> set[int]:
+        """Return the jobs that processes are carrying out, by id."""
+        leases = {"lease_now": now, "lease_far": FAR_AHEAD}
+        found: set[int] = self._read(lambda connection: set(connection.scalars(sql.UNDER_WAY, leases)))
+        return found
+
+    def forget(self, held: Holdings, *, now: float, heard: Heard = lambda done, total: None) -> None:
+        """Erase what is held of a person, in parts between which others write; what is owed for them is lost."""
+
+        def erase(deed: Callable[..., None], *what: Any) -> None:
+            self._writer.run("forget", lambda connection: deed(connection, *what))
+
+        done = 0
+        for some in erasure.parts(held.events):
+            erase(erasure.erase_events, some, now)
+            done += len(some)
+            heard(done, len(held.events))
+        for some in erasure.parts(held.webhooks):
+            erase(erasure.erase_bodies, some)
+        for name, keys in held.mentions.items():
+            for some in erasure.parts(keys):
+                erase(erasure.erase_mentions, name, some, held.emails)
+        erase(erasure.erase_memory, held.emails)
+
+    def traces(self, emails: Sequence[str], *, quick: bool) -> bool:
+        """Wipe addresses out of what SQLite's file has no use for; say whether some may be left.
+
+        `quick`: if the file is so large that others would have to wait, leave it as it is. What PostgreSQL keeps
+        of rows is its own business.
+        """
+        left: bool = self._read(lambda connection: traces.wipe(connection, emails, quick=quick))
+        return left
+
     # -- inside --
 
     def _read(self, query: Callable[[Connection], Any]) -> Any:
@@ -619,6 +672,10 @@ class Journal:
         """Return which jobs are still ours (fencing): in this transaction nobody can take one over."""
         wanted = {"job_ids": list(job_ids), "holder": self.owner}
         return set(connection.scalars(sql.OURS, wanted))
+
+    def _ended(self, connection: Connection, held: Sequence[Job]) -> set[int]:
+        """Return which jobs have ended although a process holds them: the person they are about was forgotten."""
+        return set(connection.scalars(sql.ENDED, {"job_ids": [job.id for job in held]}))
 
     def _settle(self, connection: Connection, settled: Sequence[Settlement], now: float) -> None:
         """Write settlements and what follows: a statement for each kind of row, since each has its cost."""

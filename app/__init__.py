@@ -19,7 +19,20 @@ from app import logs, mapping, settings
 from app.access import LOGIN, KeyWatch, KommoAccess, LongLived, OAuthAccess
 from app.alerts import Alerts
 from app.backfill import Audience, Backfill, Order
-from app.cli import backfill, broadcasts, doctor, events, explain, login, people, reconcile, setup, stages, work
+from app.cli import (
+    backfill,
+    backup,
+    broadcasts,
+    doctor,
+    events,
+    explain,
+    login,
+    people,
+    reconcile,
+    setup,
+    stages,
+    work,
+)
 from app.cli.desk import Desk
 from app.cli.options import is_command_wanted
 from app.clients.alerts import AlertClient
@@ -131,6 +144,7 @@ def make_command_app(parts: Callable[[], Parts], desk: Callable[[], Desk]) -> Fl
     for command in (
         work.make_command(lambda: parts().dispatcher),
         *events.make_commands(lambda: parts().journal, lambda: parts().retention),
+        backup.make_command(lambda: desk().survey.settings.database_url),
         *people.make_commands(lambda: parts().journal),
         broadcasts.make_command(lambda: parts().clients.encharge),
         backfill.make_command(lambda: parts().rules.stages, lambda *order: make_backfill(parts(), *order)),

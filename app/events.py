@@ -432,6 +432,10 @@ class Failure:
     seconds: float
 
 
+DOUBTFUL = (
+    "*"  # in a job's ledger, the step that stands for all: any may have been taken, in a time we know nothing of
+)
+
 CONSENT_KINDS = (Kind.UNSUBSCRIBED, Kind.RESUBSCRIBED)
 
 DONE = Outcome(State.DONE)

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Protocol, TypeVar
 
 from app.clients.errors import ApiError, Fault
-from app.events import HELD, Job, Outcome, Seen, Source, Step
+from app.events import DOUBTFUL, HELD, Job, Outcome, Seen, Source, Step
 
 Result = Outcome | ApiError
 Item = TypeVar("Item")
@@ -68,8 +68,8 @@ class Ledger:
         return self._steps[job.id][step].note
 
     def begun(self, job: Job, step: str) -> bool:
-        """Say whether an earlier attempt began a step and never learned how it ended."""
-        taken = self._steps[job.id].get(step)
+        """Say whether an earlier attempt began a step and never learned how it ended; one of a lost time, too."""
+        taken = self._steps[job.id].get(step, self._steps[job.id].get(DOUBTFUL))
         return taken is not None and not taken.finished
 
     def begin(self, steps: Sequence[tuple[Job, str]]) -> set[int]:

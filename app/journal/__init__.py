@@ -1,5 +1,6 @@
 """The journal: the only SQL of the service."""
 
+from app.journal.copying import backup
 from app.journal.erasure import Holdings, Unfinished
 from app.journal.errors import JournalError
 from app.journal.figures import Figures, Hour, LaneFigures
@@ -37,5 +38,6 @@ __all__ = [
     "Standing",
     "Unfinished",
     "WholeStory",
+    "backup",
     "inspect",
 ]

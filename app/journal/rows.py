@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import RowMapping
 
 from app.events import (
+    DOUBTFUL,
     Context,
     EmailActivity,
     Event,
@@ -116,8 +117,8 @@ def first_job_row(event_id: int, order_key: str, refusal: str | None, now: float
     }
 
 
-def job_row(event_id: int, owed: Owed, now: float) -> Row:
-    """Return the row of a job that follows from what the resolve lane found."""
+def job_row(event_id: int, owed: Owed, now: float, *, doubtful: bool = False) -> Row:
+    """Return the row of a job that follows from what the resolve lane found; `doubtful`: for the second time."""
     adapter: TypeAdapter[Any] = _news if isinstance(owed.plan, StageNews) else _response
     return {
         "event_id": event_id,
@@ -126,6 +127,7 @@ def job_row(event_id: int, owed: Owed, now: float) -> Row:
         "state": State.PENDING.value,
         "due_at": now,
         "plan": adapter.dump_json(owed.plan).decode(),
+        "steps": steps_text({DOUBTFUL: Step(finished=False)} if doubtful else {}),
         "reason": "",
         "created_at": now,
         "settled_at": None,

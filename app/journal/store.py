@@ -13,7 +13,21 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Executable, RowMapping, delete, func, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from app.events import Event, Failure, Job, Lane, Outcome, Priority, Seen, Source, State, Step, Turn, Webhook
+from app.events import (
+    DOUBTFUL,
+    Event,
+    Failure,
+    Job,
+    Lane,
+    Outcome,
+    Priority,
+    Seen,
+    Source,
+    State,
+    Step,
+    Turn,
+    Webhook,
+)
 from app.journal import erasure, figures, history, logins, memory, particulars, recording, schema, standing, traces
 from app.journal import statements as sql
 from app.journal.budget import Budget
@@ -704,7 +718,8 @@ class Journal:
             ended.append(((outcome.state.value, outcome.reason, steps), job.id))
             if outcome.context is not None:
                 contexts.append(context_row(job.event, outcome.context))
-            owed += [job_row(job.event.id, item, now) for item in outcome.owed]
+            doubtful = DOUBTFUL in job.steps
+            owed += [job_row(job.event.id, item, now, doubtful=doubtful) for item in outcome.owed]
         _execute(connection, sql.TRY_AGAIN, again)
         for (state, reason, steps), job_ids in _alike(ended).items():
             end = {"state_": state, "reason_": reason, "steps_": steps, "settled_at_": now}

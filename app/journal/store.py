@@ -117,7 +117,12 @@ class Journal:
 
     def __init__(self, url: str) -> None:
         self._engine, self._reader = schema.open_engines(url)
-        schema.upgrade(self._engine)
+        try:
+            schema.upgrade(self._engine)
+        except JournalError:
+            self._engine.dispose()
+            self._reader.dispose()
+            raise
         self._upserts = sql.Upserts(self._engine.dialect.name)
         self._writer = Writer(self._engine)
         try:

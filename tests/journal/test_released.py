@@ -150,7 +150,7 @@ def python(code: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("words", ["CREATE TABLE consents", "UPDATE events SET email", "events_by_campaign"])
+@pytest.mark.parametrize("words", ["UPDATE events SET email"])
 def test_an_upgrade_that_was_killed_can_be_started_again(left_by: str, words: str) -> None:
     before = schema_of(left_by), run_sql(left_by, EVENTS), run_sql(left_by, JOBS)
 
@@ -185,3 +185,6 @@ def test_a_newer_schema_is_refused(left_by: str) -> None:
         Journal(left_by)
 
     assert schema_of(left_by) == "0999"
+    if left_by.startswith("postgresql"):
+        others = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()"
+        eventually(lambda: not run_sql(left_by, others))

@@ -45,9 +45,9 @@ HERE = Path(__file__).parent
 LINE = '    CUSTOMERIO = "customerio"\n'
 PARTS = ("clients/customerio.py", "webhooks/customerio.py")
 HOOKS = {
-    "email_opened": ("email_opened", "delivered"),
+    "email_opened": ("email_opened", "ignored"),  # no rule is for it
     "email_clicked": ("email_clicked", "delivered"),
-    "email_bounced": ("bounced", "ignored"),
+    "email_bounced": ("bounced", "delivered"),
     "customer_unsubscribed": ("unsubscribed", "delivered"),
     "customer_subscribed": ("resubscribed", "delivered"),
     "email_sent": ("other", "ignored"),
@@ -218,8 +218,8 @@ def test_a_stage_arrives_there_and_what_people_do_comes_back(
     } == HOOKS
     found = arrived(town)
     assert [(task["entity_id"], "Customerio" in task["text"]) for task in found["tasks"]] == [(MARTA_DEAL, True)]
-    assert [note["entity_id"] for note in found["notes"]] == [MARTA_DEAL]
-    assert found["fields"][MARTA_DEAL] != {}
+    assert [note["entity_id"] for note in found["notes"]] == [MARTA_DEAL, MARTA_DEAL]  # the click, the bounce
+    assert found["fields"] == {MARTA_DEAL: {"Email status": "Subscribed"}}
     again = hook(service, "email_clicked").json()
     assert again["status"] == "duplicate"
 

@@ -40,7 +40,7 @@ from app.flows import Ledger
 from app.flows.stage_changes import superseded
 from app.guardian import Guardian
 from app.journal import Journal
-from app.reconcile import TURN, InterruptedLookError, Reconciler, Report
+from app.reconcile import RECORDED_AT_ONCE, REST_SECONDS, TURN, InterruptedLookError, Reconciler, Report
 from app.rounds import Rounds
 from app.webhooks import kommo as hooks
 from sandbox.kommo.hooks import Parcel
@@ -361,6 +361,29 @@ def test_a_large_log_is_read_page_after_page(world: World) -> None:
     assert world.town.kommo.count(path="/api/v4/events") == 3
     assert heard[:2] == [100, 200]
     assert reconciler.look() == Report(read=250, known=250)
+
+
+def test_between_its_transactions_a_look_leaves_the_journal_to_others_for_as_long(world: World) -> None:
+    deals = [world.deal() for _ in range(2 * RECORDED_AT_ONCE + 1)]
+    world.now += MINUTE
+    rests: list[float] = []
+    taken: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        taken.append(time.monotonic())
+
+    reconciler = Reconciler(world.journal, kommo_client(world.town), world.rules, lambda: world.now, rest)
+    reconciler.begin()
+    world.now += MINUTE
+    world.town.kommo.move_many(deals, A)
+    world.now += MINUTE
+    reconciler.look()
+
+    assert len(rests) == 3
+    assert all(0 < seconds <= REST_SECONDS for seconds in rests)
+    # As long as the transaction itself took, and not a time of its own.
+    assert all(rests[n] <= taken[n] - taken[n - 1] for n in (1, 2))
 
 
 @pytest.mark.parametrize("moved", ["never", "in the same look", "in a later part of the time"])

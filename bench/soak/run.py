@@ -40,7 +40,7 @@ QUIET_SECONDS = 21 * 60.0  # without restarts, at the end: so long that the last
 CALM_SECONDS = 60.0  # without faults, at the very end
 ANSWER_SECONDS = 30.0  # and neither is a late answer, here
 ACKNOWLEDGE_SECONDS = 60.0
-SETTLE_SECONDS = 300.0  # a lease is 60 s, and a vendor's pause at most 30
+SETTLE_SECONDS = 900.0  # a 429 stops all calls for five minutes, and what waits then goes at half the pace
 TOO_MANY = "Too Many Requests"  # the faults' 429; Kommo's own has another body
 
 Say = Callable[[str], None]

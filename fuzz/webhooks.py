@@ -38,7 +38,7 @@ def read_as(source: Source, content_type: str, name: str | None, body: bytes) ->
     webhook = Webhook(source, content_type, body)
     around = {"subdomain" if source is Source.KOMMO else "event": name}
     read = partial(_outcome, lambda: READERS[source](webhook, now=NOW, **around))
-    outcome = cheap(read, len(body), _count)
+    outcome = cheap(read, len(body), partial(_things, body))
     if isinstance(outcome, str):
         sentence(outcome, LONGEST_SENTENCE)
     else:
@@ -69,10 +69,13 @@ def _outcome(read: Callable[[], Reading]) -> Reading | str:
         return str(error)
 
 
-def _count(outcome: Reading | str) -> int:
-    if isinstance(outcome, str):
-        return 0
-    return len(outcome.events) + len(outcome.ignored) + len(outcome.faults)
+def _things(body: bytes, outcome: Reading | str) -> int:
+    """Return how many things a body tells; of one that is refused, how many at most, as each was looked at."""
+    return min(MAX_ITEMS, body.count(b",")) if isinstance(outcome, str) else _count(outcome)
+
+
+def _count(reading: Reading) -> int:
+    return len(reading.events) + len(reading.ignored) + len(reading.faults)
 
 
 def _check_reading(reading: Reading, source: Source) -> None:

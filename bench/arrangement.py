@@ -256,7 +256,7 @@ class Arrangement:
 
 @dataclass
 class Answer:
-    """What became of one webhook. `code`: 0 = none. `during`: which member was down when it was sent, or ''."""
+    """What became of one webhook. `code`: 0 = none. `during`: which member was down meanwhile, or ''."""
 
     deal: int
     code: int
@@ -293,7 +293,7 @@ class Load:
                 pool.submit(self._send, next(self.deals))
 
     def _send(self, deal: int) -> None:
-        during, began, code = self.down, time.monotonic(), 0
+        before, began, code = self.down, time.monotonic(), 0
         fields = {"id": deal, "status_id": QUALIFIED, "pipeline_id": PIPELINE, "updated_at": int(time.time())}
         body = urlencode({f"leads[status][0][{name}]": value for name, value in fields.items()})
         with contextlib.suppress(requests.RequestException):
@@ -304,7 +304,10 @@ class Load:
                 verify=self.certificate,
                 timeout=PATIENCE_SECONDS,
             ).status_code
-        self.answers.append(Answer(deal, code, time.monotonic() - began, during or self.down))
+        after = self.down
+        # Without nginx there is no answer, whatever was down when the webhook was sent.
+        during = after if after == "nginx" else before or after
+        self.answers.append(Answer(deal, code, time.monotonic() - began, during))
 
 
 @dataclass(frozen=True)

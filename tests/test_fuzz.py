@@ -170,11 +170,11 @@ def test_a_reader_that_says_another_thing_the_second_time_is_seen(monkeypatch: p
 
 def test_a_reader_that_takes_time_by_the_square_of_a_body_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(webhook: Any, **_around: Any) -> Reading:
-        return Reading(events=(EVENT,) if sum(b"x" in webhook.body[n:] for n in range(len(webhook.body))) else ())
+        return Reading(events=(EVENT,) if sum(range(len(webhook.body) ** 2 // 4)) else ())
 
     monkeypatch.setitem(webhooks.READERS, Source.ENCHARGE, slow)
     with pytest.raises(AssertionError, match="are allowed"):
-        grown.grow_and_read(b"encharge\nx%%y%%", 100_000)
+        grown.grow_and_read(b"encharge\nx%%y%%", 10_000)
 
 
 def test_a_form_that_loses_a_value_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

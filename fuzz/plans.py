@@ -83,7 +83,8 @@ def _check_action(action: Action) -> None:
     storable(action.text, LONGEST_TEXT)
     assert action.text == action.text.strip() != "", f"{action.text!r} is no text"
     assert not set(action.text) & set("{}"), f"a template that was not filled in: {action.text!r}"
-    assert not any(ord(char) < 32 and char != "\n" for char in action.text), (
+    # A template may hold tabs, as it may hold lines; what is filled in has neither.
+    assert not any(ord(char) < 32 and char not in "\n\t" for char in action.text), (
         f"a control character in {action.text!r}"
     )
 

@@ -19,8 +19,9 @@ WORKDIR /srv
 RUN groupadd --gid 10001 relay && useradd --uid 10001 --gid relay --home-dir /srv --no-create-home --shell /usr/sbin/nologin relay
 RUN mkdir data && chown 10001:10001 data
 COPY --from=build /srv ./
-# What is temporary goes to memory, but SQLite's larger sorts into the volume.
-ENV PATH=/srv/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TMPDIR=/dev/shm SQLITE_TMPDIR=/srv/data
+# What is temporary goes to memory, but SQLite's larger sorts into the volume. With an arena of glibc's for each
+# of its many threads it would keep 10 to 15 MB more, and for an hour more and more (bench/README.md, the soak).
+ENV PATH=/srv/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TMPDIR=/dev/shm SQLITE_TMPDIR=/srv/data MALLOC_ARENA_MAX=2
 
 # By its number, so that Kubernetes can see that it is not root.
 USER 10001:10001

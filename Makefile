@@ -32,7 +32,7 @@ sandbox: install ## Run fake Kommo, Encharge and Ortto to play with
 	@$(BIN)/python -m sandbox
 
 run: .env install ## Start the service from .env
-	@$(BIN)/gunicorn -c config/gunicorn.conf.py wsgi:app
+	@MALLOC_ARENA_MAX=2 $(BIN)/gunicorn -c config/gunicorn.conf.py wsgi:app
 
 .env:
 	@echo "There is no .env yet: cp .env.example .env, fill it in, and try again."; exit 1

@@ -18,7 +18,7 @@ from bench.chaos.audit import Findings, audit
 from bench.chaos.load import Fact, Hook, Ledger
 from bench.chaos.weather import Tally
 from bench.soak import report, verdict
-from bench.soak.run import Options, Result
+from bench.soak.run import Options, Result, in_the_image
 from bench.soak.verdict import MEGABYTE, Answer
 from bench.soak.watch import Downs, JournalSample, Life, Sample, lives, look
 from sandbox.town import Town
@@ -51,6 +51,17 @@ def life(*, memory: float = 0, handles: float = 0, threads: float = 0, warm_up: 
 def test_noise_peaks_and_a_warm_up_are_no_leak() -> None:
     assert verdict.growth_faults(life()) == []
     assert verdict.growth_faults(life(memory=5, handles=2, threads=1, warm_up=True)) == []
+
+
+def test_a_pool_that_is_filled_once_is_no_leak() -> None:
+    flat = life().samples
+    step = len(flat) * 5 // 8
+    filled = [replace(s, handles=s.handles + 12, threads=s.threads + 8) for s in flat[step:]]
+    seen = Life("steady", "worker", 7, [*flat[:step], *filled])
+
+    assert verdict.trend(seen, verdict.handles).growth > verdict.HANDLES
+    assert verdict.trend(seen, verdict.threads).growth > verdict.THREADS
+    assert verdict.growth_faults(seen) == []
 
 
 @pytest.mark.parametrize(
@@ -137,6 +148,10 @@ def test_a_restart_is_over_when_it_answers_again() -> None:
     downs.end("restless")
     assert downs.excuse("restless", 0, float("inf"))
     assert not downs.excuse("restless", float("inf"), float("inf"))
+
+
+def test_memory_is_seen_as_in_the_image() -> None:
+    assert in_the_image() == {"MALLOC_ARENA_MAX": "2"}
 
 
 # -- a whole run, as it would have been seen -----------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import re
 import shutil
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from bench.chaos import books, load
 from bench.chaos import report as chaos_report
 from bench.chaos.audit import Findings, audit
 from bench.chaos.load import Deal, Hook, Ledger, Load
-from bench.chaos.processes import GUNICORN, WORKER, Database, Process
+from bench.chaos.processes import GUNICORN, ROOT, WORKER, Database, Process
 from bench.chaos.run import DATABASES
 from bench.chaos.weather import Tally, VendorWeather, vendor_faults
 from bench.soak import verdict
@@ -273,7 +274,12 @@ class Run:
 
     def _start(self, process: Process) -> None:
         process.start(
-            {**load.environment(self._town, self._database.url, self._folder), "OPS_TOKEN": TOKEN}, seconds={}
+            {
+                **load.environment(self._town, self._database.url, self._folder),
+                "OPS_TOKEN": TOKEN,
+                **in_the_image(),
+            },
+            seconds={},
         )
 
     # -- what comes out --
@@ -315,6 +321,14 @@ class Run:
                 *result.tracebacks[:5],
             ]
         return result
+
+
+def in_the_image() -> dict[str, str]:
+    """Return what the image sets for glibc: memory is to be seen as people have it."""
+    found = re.search(r"^ENV .*\b(MALLOC_ARENA_MAX)=(\d+)\b", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    if not found:
+        raise RuntimeError("the Dockerfile sets no MALLOC_ARENA_MAX any more")
+    return {found[1]: found[2]}
 
 
 def soak_faults() -> dict[str, dict[str, object]]:

@@ -28,18 +28,18 @@ Measure = Callable[[Sample], float]
 
 @dataclass(frozen=True)
 class Trend:
-    """The line through the second half of a life."""
+    """The line through the last part of a life."""
 
     slope: float  # a second
-    growth: float  # over that half
+    growth: float  # over that part
     level: float  # the median there
     most: float  # in the whole life
 
 
-def trend(life: Life, measure: Measure) -> Trend:
-    """Return the line by the median of the slopes between any two points: it minds no peak and no step."""
-    half = life.samples[0].at + life.seconds / 2
-    points = [(sample.at, measure(sample)) for sample in life.samples if sample.at >= half]
+def trend(life: Life, measure: Measure, since: float = 0.5) -> Trend:
+    """Return the line by the median of the slopes between any two points: it minds no peaks. `since`: 0 to 1."""
+    begin = life.samples[0].at + life.seconds * since
+    points = [(sample.at, measure(sample)) for sample in life.samples if sample.at >= begin]
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] > a[0]]
     slope = statistics.median(slopes) if slopes else 0.0
     return Trend(
@@ -85,7 +85,8 @@ def growth_faults(life: Life) -> list[str]:
         ("threads", threads, THREADS, MOST_THREADS),
     ):
         found = trend(life, measure)
-        if found.growth > growth:
+        # A pool that is filled once is a step, and then it is over.
+        if found.growth > growth and trend(life, measure, since=0.75).growth > growth / 4:
             said.append(f"{who}: {found.growth:.0f} {what} more came in the second half of its life")
         if found.most > most:
             said.append(f"{who}: {found.most:.0f} {what} at once; {most} are plenty")

@@ -43,7 +43,9 @@ FLASKS_OWN = {"run", "shell", "routes"}
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
-    pytest.param(language, textwrap.dedent(block), id=f"{path.name}:{text[: found.start()].count(chr(10)) + 1}")
+    pytest.param(
+        language, textwrap.dedent(block), id=f"{path.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}"
+    )
     for path in PAGES
     for text in [path.read_text(encoding="utf-8")]
     for found in FENCE.finditer(text)

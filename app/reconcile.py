@@ -173,8 +173,12 @@ class Reconciler:
         """Return the stages into which deals were added, by deal: the log says only which one they left first."""
         left = _first_left(moves)
         leads = self._kommo.leads(added.keys() - left.keys())
-        # What was changed after it was added may have been moved, later than the moves that we know of.
-        changed = sorted(lead.id for lead in leads.values() if lead.updated_at > added[lead.id].at)
+        # What was changed after it was added may have been moved, later than the moves that we know of: times are
+        # in whole seconds, so the last one that the log told of may have gone on behind it.
+        told = max((move.at for move in moves), default=0.0)
+        changed = sorted(
+            lead.id for lead in leads.values() if lead.updated_at > added[lead.id].at or lead.updated_at >= told
+        )
         left |= _first_left(self._kommo.moves_of(changed))
         stands = {lead.id: Position(lead.status_id, lead.pipeline_id) for lead in leads.values()}
         return {**stands, **left}

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -408,6 +408,35 @@ def test_a_deal_that_was_added_entered_the_stage_that_it_left_first(world: World
     assert (world.stages(gone), report.gone) == ("", 1)
 
 
+@pytest.mark.parametrize("later", [0.0, 1.0], ids=["in the same second", "a second later"])
+@pytest.mark.parametrize("hooked", ["meanwhile", "afterwards", "never"])
+def test_a_deal_that_moves_between_a_look_at_the_log_and_one_at_the_deal_entered_each_stage_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, hooked: str, later: float
+) -> None:
+    """Where the deal stands by then is not where it was added: the log has yet to tell of that move."""
+    world.now = float(int(world.now))
+    reconciler = world.reconciler()
+    reconciler.begin()
+    deal = world.deal(NEW)
+    read_deals = reconciler._kommo.leads
+
+    def move_and_read(deals: Iterable[int]) -> Any:
+        world.move(deal, A, later)
+        if hooked == "meanwhile":
+            world.hook(0)
+        return read_deals(deals)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reconciler._kommo, "leads", move_and_read)
+        reconciler.look()
+    if hooked == "afterwards":
+        world.hook(0)
+    world.now += MINUTE
+    reconciler.look()
+
+    assert world.stages(deal) == ("A new" if hooked == "meanwhile" else "new A")
+
+
 def test_a_stage_that_is_not_in_the_mapping_is_recorded_and_not_owed(world: World) -> None:
     deal = world.deal(A)
     world.now += MINUTE
@@ -637,14 +666,17 @@ def _activities(town: Town) -> Counter[tuple[int, str]]:
 
 
 def test_five_hundred_changes_during_an_outage_arrive_once(
-    start_service: Callable[..., Service], env: dict[str, str], town: Town
+    start_service: Callable[..., Service], env: dict[str, str], town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fifty moves are told by webhooks; then nobody listens, Kommo gives the webhook up, and 500 more happen."""
     town.kommo.switch(rate=0)
     # Ortto takes a hundred a call, so it is quick to see what arrives.
     without = {"ENCHARGE_API_KEY": "", "ENCHARGE_WRITE_KEY": ""}
     told = {**without, "RECONCILE_MINUTES": "5", "KOMMO_RATE_LIMIT": "50"}
-    deals = list(add_deals(town, 500, NEW))
+    with monkeypatch.context() as earlier:
+        # The log is looked at from the second on in which the service begins: these are not to be read as new.
+        earlier.setattr(town.kommo, "clock", lambda: time.time() - MINUTE)
+        deals = list(add_deals(town, 500, NEW))
     service = start_service(**told)
     eventually(lambda: rows(env, BEGUN))
     service.connect(town)

@@ -677,7 +677,9 @@ def test_five_hundred_changes_during_an_outage_arrive_once(
         # The log is looked at from the second on in which the service begins: these are not to be read as new.
         earlier.setattr(town.kommo, "clock", lambda: time.time() - MINUTE)
         deals = list(add_deals(town, 500, NEW))
-    service = start_service(**told)
+    # It may be killed while it has the turn: the next one is not to wait a minute for that.
+    turns = {"app.reconcile.TURN_SECONDS": 5.0, "app.rounds.AGAIN_SECONDS": 1.0}
+    service = start_service(turns, **told)
     eventually(lambda: rows(env, BEGUN))
     service.connect(town)
     for deal in deals[:50]:
@@ -690,7 +692,7 @@ def test_five_hundred_changes_during_an_outage_arrive_once(
     assert town.courier.wait(60)
     assert [hook["disabled"] for hook in town.kommo.hooks.state()] == [True]
 
-    service = start_service(**told, PUBLIC_URL=service.url)
+    service = start_service(turns, **told, PUBLIC_URL=service.url)
     for deal in deals[:10]:  # one after the other they come late, before the log is read or after
         service.post("kommo", stage_hook(deal, status=B, at=at), FORM)
 

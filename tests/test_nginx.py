@@ -6,10 +6,12 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,38 @@ def test_connections_to_the_service_are_used_again(front: Front) -> None:
         before = eventually(connections)
         seen = [(post(), connections()) for _ in range(20)]
     assert seen == [(401, before)] * 20
+
+
+@pytest.mark.parametrize("route", ["kommo", "encharge", "ortto"])
+def test_a_webhook_that_both_replicas_died_over_is_offered_once_more(tmp_path: Path, route: str) -> None:
+    require("nginx", "openssl")
+    body, asked = b"x" * 20_000, list[tuple[int, bool]]()
+
+    class Replica(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append((self.server.server_address[1], self.rfile.read(len(body)) == body))
+            if len(asked) > 2:  # the one that died first is back
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            self.close_connection = True
+
+        def log_message(self, *args: Any) -> None:
+            """Keep quiet."""
+
+    with ExitStack() as stack:
+        replicas = [stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Replica)) for _ in range(2)]
+        ports = [replica.server_address[1] for replica in replicas]
+        for replica in replicas:
+            threading.Thread(target=replica.serve_forever).start()
+            stack.callback(replica.shutdown)
+        nginx = Nginx(tmp_path / "nginx", ports)
+        stack.callback(nginx.kill)
+        nginx.start()
+        url = f"{nginx.url}/webhooks/{route}"
+        answer = requests.post(url, data=body, verify=nginx.certificate, timeout=GENEROUS_SECONDS)
+    assert (answer.status_code, [whole for _, whole in asked]) == (200, [True] * 3)
+    assert {port for port, _ in asked[:2]} == set(ports)
 
 
 def test_no_log_holds_a_secret_or_a_query(front: Front, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from app.retry import LOCKED_OUT_SECONDS, Decision, decide
 log = structlog.get_logger("relay.dispatcher")
 
 BATCH_LIMIT = 250  # jobs a batch: Kommo's page
+LOOK_AGAIN_SECONDS = 0.02  # after a batch: what others still do for its webhook goes first
 POLL_SECONDS = 1.0  # how soon a job is seen that another process wrote or let go
 RENEW_SECONDS = 15.0
 LONG_STREAK = 3  # failed batches in a row that are an outage: after it, what waits is tried at once
@@ -351,6 +352,8 @@ class Carrier:
         results = self._attempt(batch, ledger)
         self._settle(batch, results, ledger, time.monotonic() - began)
         self.carrying = ()
+        if len(batch) < BATCH_LIMIT:
+            self.woken.wait(LOOK_AGAIN_SECONDS)
         return True
 
     def _attempt(self, batch: Sequence[Job], ledger: Ledger) -> Mapping[int, Result]:

@@ -10,11 +10,21 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
+import sys
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from gunicorn import util  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
+
+from app import one_cpu
+
+# Threads that answer let go of Python's lock at each call of the system, those that carry out jobs seldom do: with
+# turns of 5 ms, the default, a webhook that comes meanwhile is answered half a second late.
+TURN_SECONDS = 0.0005
 
 REQUEST_SECONDS = 10.0  # from a request's first byte to its last
 FIRST_BYTE_SECONDS = 0.1  # that a thread waits for it on a new connection; then the poller does, which holds none
@@ -26,15 +36,26 @@ ANSWER_SECONDS = 30.0  # that the caller may take to receive a part of an answer
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """gunicorn's threads, with a limit to their patience."""
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Have a thread take up a connection that is, or may be, readable."""
-        if not isinstance(conn.sock, Sender):
-            conn.sock = Sender(fileno=conn.sock.detach())
-        super().enqueue_req(conn)
+    def init_process(self) -> None:
+        """Begin, in the new process; it ends in another way than by returning."""
+        sys.setswitchinterval(TURN_SECONDS)
+        threading.Thread(target=one_cpu.stay, name="one-cpu", daemon=True).start()
+        super().init_process()
+
+    def accept(self, listener: Any) -> None:
+        """Take in a connection. gunicorn's own, but for the kind of socket."""
+        try:
+            plain, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it has gone again
+            return
+        self.nr_conns += 1
+        sender = Sender(plain.family, plain.type, plain.proto, plain.detach())
+        self.enqueue_req(gthread.TConn(self.cfg, sender, address, listener.getsockname()))
 
     def handle(self, conn: Any) -> Any:
         """Answer one request, unless none has begun to come."""
-        if not (conn.initialized or conn.wait_for_data(FIRST_BYTE_SECONDS)):
+        conn.data_ready = conn.data_ready or conn.initialized or conn.sock.speaks(FIRST_BYTE_SECONDS)
+        if not conn.data_ready:
             return gthread._DEFER
         kept = super().handle(conn)
         if not kept:  # in this thread: the one that accepts would do it next
@@ -64,32 +85,65 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
 
 class Sender(socket.socket):
-    """The connection of a caller who is cut off after a while, as if they had gone."""
+    """The connection of a caller who is cut off after a while, as if they had gone.
 
-    _until = 0.0
+    It is the kernel that waits no longer than it is told to (SO_RCVTIMEO, SO_SNDTIMEO). Python's own timeouts cost
+    a dozen calls of the system more for each request, and at each of them all threads fight for Python's lock.
+    """
+
+    _until = 0.0  # the end of the time for a request
+    _patience: float | None = None  # as Python's timeout, if that is shorter
+
+    def __init__(self, family: int, kind: int, proto: int, number: int) -> None:
+        """Take over the connection with this number."""
+        super().__init__(family, kind, proto, number)
+        self._let_wait(socket.SO_SNDTIMEO, ANSWER_SECONDS)
 
     def setblocking(self, flag: bool) -> None:
-        """Begin to wait for a request; or wait for nothing any more, as when it is closed."""
-        if self.fileno() < 0:
-            return
+        """Begin to wait for a request. gunicorn's poller needs no change: it reads nothing itself."""
         self._until = time.monotonic() + REQUEST_SECONDS
-        self.settimeout(REQUEST_SECONDS if flag else 0.0)
+        self._patience = None
+
+    def settimeout(self, value: float | None) -> None:
+        """Have each `recv` wait for so many seconds at most; None: for the rest of the request's time."""
+        self._patience = value
+
+    def gettimeout(self) -> float | None:
+        """Return what was set; None: nothing was."""
+        return self._patience
+
+    def speaks(self, seconds: float) -> bool:
+        """Wait until something has come, or the caller has gone; False if neither was so in time."""
+        self._let_wait(socket.SO_RCVTIMEO, seconds)
+        try:
+            with suppress(ConnectionError):  # `recv` says it again
+                super().recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        return True
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return what has come. Raises ConnectionResetError when the time for the whole request is over."""
-        patience, left = self.gettimeout(), self._until - time.monotonic()
-        if not patience:
-            return super().recv(size, flags)
+        left = self._until - time.monotonic()
         if left > 0:
-            self.settimeout(min(patience, left))
+            self._let_wait(socket.SO_RCVTIMEO, left if self._patience is None else min(self._patience, left))
             try:
                 return super().recv(size, flags)
-            except TimeoutError:
+            except BlockingIOError as error:
                 if time.monotonic() < self._until:  # whoever reads the rest of a body has less patience
-                    raise
+                    raise TimeoutError("nothing has come") from error
         raise ConnectionResetError(errno.ECONNRESET, f"the request took longer than {REQUEST_SECONDS:g} s")
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all of it, within a time of its own."""
-        self.settimeout(ANSWER_SECONDS)
-        super().sendall(data, flags)
+        """Send all of it. Raises ConnectionResetError if the caller takes nothing for too long."""
+        try:
+            super().sendall(data, flags)
+        except BlockingIOError as error:
+            raise ConnectionResetError(
+                errno.ECONNRESET, f"the caller took nothing for {ANSWER_SECONDS:g} s"
+            ) from error
+
+    def _let_wait(self, option: int, seconds: float) -> None:
+        """Tell the kernel how long `recv` or `send` may wait; of no time at all it would make for ever."""
+        whole, rest = divmod(max(seconds, 1e-6), 1)
+        self.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(whole), int(rest * 1e6)))

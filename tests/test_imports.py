@@ -93,7 +93,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hush": set(),
     "seal": set(),
     "logs": WORDS | {"hush"},
-    "server": set(),
+    "one_cpu": set(),
+    "server": {"one_cpu"},
     "strangers": set(),
 }
 """What each part of app/ may import of the others; itself it may always."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from support import FORM, SECRET, Service, environment, eventually
+from support import FORM, GENEROUS_SECONDS, SECRET, Service, environment, eventually
 
 from app import server
 from sandbox.town import Town
@@ -160,9 +160,11 @@ def test_a_stop_waits_for_nobody_who_says_nothing(start_service: Callable[..., S
 def test_a_sender_has_a_time_for_the_whole_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "REQUEST_SECONDS", 0.3)
     theirs, ours = socket.socketpair()
-    with theirs, server.Sender(fileno=ours.detach()) as sender:
+    with theirs, server.Sender(ours.family, ours.type, ours.proto, ours.detach()) as sender:
+        assert not sender.speaks(0.05)
         sender.setblocking(True)
         theirs.sendall(b"abc")
+        assert sender.speaks(10)
         assert sender.recv(2) == b"ab"
         sender.settimeout(0.05)  # whoever reads the rest of a body has less patience
         assert sender.recv(2) == b"c"
@@ -177,6 +179,22 @@ def test_a_sender_has_a_time_for_the_whole_request(monkeypatch: pytest.MonkeyPat
         assert sender.recv(100) == b"morenext"
         sender.sendall(b"answer")
         assert theirs.recv(100) == b"answer"
-        sender.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            sender.recv(1)
+
+
+def test_a_caller_who_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.2)
+    theirs, ours = socket.socketpair()
+    with theirs, server.Sender(ours.family, ours.type, ours.proto, ours.detach()) as sender:
+        began = time.monotonic()
+        with pytest.raises(ConnectionResetError, match="took nothing"):
+            sender.sendall(b"x" * 10_000_000)
+        assert time.monotonic() - began < GENEROUS_SECONDS
+
+
+def test_who_has_gone_is_taken_up_and_not_waited_for() -> None:
+    theirs, ours = socket.socketpair()
+    with server.Sender(ours.family, ours.type, ours.proto, ours.detach()) as sender:
+        theirs.close()
+        assert sender.speaks(60)
+        sender.setblocking(True)
+        assert sender.recv(1) == b""

@@ -57,6 +57,12 @@ def _sqlite(url: URL) -> tuple[Engine, Engine]:
         # What is deleted is overwritten: it may be of a person who wants to be forgotten.
         connection.execute("PRAGMA secure_delete = ON")
 
+    @event.listens_for(reader, "connect")
+    def keep_little(connection: Any, _: object) -> None:
+        # The system has the file in memory. With 2 MB for each of them, the default, this process would grow for as
+        # long as the journal does.
+        connection.execute("PRAGMA cache_size = -256")
+
     @event.listens_for(writer, "begin")
     def begin(connection: Any) -> None:
         # In WAL mode NORMAL does not wait for the disk; the next FULL commit takes what came before it along.

@@ -358,7 +358,7 @@ Plan = StageNews | Response
 
 
 @dataclass(frozen=True)
-class Told:
+class StageNotice:
     """A stage change as a platform is told of it; a repeat of the same `key` is the same change."""
 
     news: StageNews

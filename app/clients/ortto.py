@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from app.clients.fields import ACTIVITY, Field
 from app.clients.http import Http, Refusal, Wire, understanding
 from app.clients.people import PEOPLE_A_READ, found_person
-from app.events import Access, FoundPerson, StageNews, Told
+from app.events import Access, FoundPerson, StageNews, StageNotice
 
 ACTIVITIES_A_CALL = 100  # https://help.ortto.com/a-235-rate-limits
 EMAIL, LEAD_ID, STAGE = "str::email", "str:cm:kommo-lead-id", "str:cm:kommo-stage"
@@ -55,7 +55,7 @@ class OrttoClient:
     def __init__(self, url: str, api_key: str, **wire: Unpack[Wire]) -> None:
         self._http = Http("Ortto", url, {"X-Api-Key": api_key}, explain=_explain, **wire)
 
-    def tell(self, changes: Sequence[Told]) -> list[str]:
+    def tell(self, changes: Sequence[StageNotice]) -> list[str]:
         """Record stage changes, which carry their persons; Ortto tells repeats by their key."""
         return self.create_activities([_activity(change) for change in changes])
 
@@ -173,7 +173,7 @@ def _person_fields(news: StageNews) -> dict[str, Any]:
     }
 
 
-def _activity(change: Told) -> Activity:
+def _activity(change: StageNotice) -> Activity:
     news = change.news
     return Activity(
         activity_id=news.event,

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Protocol, Unpack, cast
 
 from app.clients.http import Wire
-from app.events import Access, FoundPerson, Source, StageNews, Told
+from app.events import Access, FoundPerson, Source, StageNews, StageNotice
 
 
 class Platform(Protocol):
@@ -25,7 +25,7 @@ class Teller(Platform, Protocol):
 
     CHANGES_A_CALL: int
 
-    def tell(self, changes: Sequence[Told]) -> Iterable[str] | None:
+    def tell(self, changes: Sequence[StageNotice]) -> Iterable[str] | None:
         """Upsert the persons and record the events; may return why each was refused ("" = taken)."""
 
     def check(self) -> str:

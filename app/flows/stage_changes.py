@@ -14,7 +14,7 @@ from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person, person_o
 from app.clients.errors import ApiError
 from app.clients.kommo import KommoClient
 from app.clients.platform import Teller
-from app.events import DONE, HELD, Job, Lane, Outcome, Source, StageNews, State, Told, skipped
+from app.events import DONE, HELD, Job, Lane, Outcome, Source, StageNews, StageNotice, State, skipped
 from app.flows import Ledger, Result, Size, deliver, keep_order, must_wait, read_by_halves
 from app.mapping import Rules
 
@@ -202,7 +202,7 @@ class TellerFlow:
         doubtful = {job.id for job in batch if ledger.begun(job, EVENT)}
         ids = ledger.begin([(job, EVENT) for job in batch if not ledger.finished(job, EVENT)])
         ours = [job for job in batch if job.id in ids]
-        changes = [Told(news[job.id], _key(job), job.event.moment) for job in ours]
+        changes = [StageNotice(news[job.id], _key(job), job.event.moment) for job in ours]
         errors = deliver(changes, self._client.tell, self._size)
         results |= {job.id: error or DONE for job, error in zip(ours, errors, strict=True)}
         ledger.finish([(job, EVENT) for job in ours if results[job.id] is DONE], last=True)

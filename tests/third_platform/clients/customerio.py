@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from app.clients.http import Http, Refusal, Wire, understanding
-from app.events import Access, FoundPerson, StageNews, Told
+from app.events import Access, FoundPerson, StageNews, StageNotice
 
 URL = "https://track.customer.io"  # in the European Union CUSTOMERIO_API_URL=https://track-eu.customer.io
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # https://github.com/ulid/spec
@@ -24,7 +24,7 @@ class CustomerioClient:
         basic = base64.b64encode(credentials.encode()).decode()
         self._http = Http("Customerio", url, {"Authorization": f"Basic {basic}"}, explain=_explain, **wire)
 
-    def tell(self, changes: Sequence[Told]) -> list[str]:
+    def tell(self, changes: Sequence[StageNotice]) -> list[str]:
         """Upsert the persons and record the events; of events with the same id, Customer.io keeps the first."""
         return self._batch([entry for change in changes for entry in (_person(change.news), _event(change))], 2)
 
@@ -69,7 +69,7 @@ def _person(news: StageNews) -> dict[str, Any]:
     }
 
 
-def _event(change: Told) -> dict[str, Any]:
+def _event(change: StageNotice) -> dict[str, Any]:
     news = change.news
     return {
         "type": "person",
@@ -87,7 +87,7 @@ def _event(change: Told) -> dict[str, Any]:
     }
 
 
-def _ulid(change: Told) -> str:
+def _ulid(change: StageNotice) -> str:
     """Return the change's key as a ULID. Reference: https://docs.customer.io/journeys/events/#deduplicating-events"""
     number = int(change.at * 1000) << 80 | int.from_bytes(hashlib.sha256(change.key.encode()).digest()[:10])
     return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))

@@ -75,11 +75,14 @@ class Veil:
         return value if isinstance(value, int | float | None) else self.words(str(value))
 
 
+_processors: list[Processor] = []  # one list, changed in place: loggers that were used already follow it too
+
+
 def configure(level: str, form: str, veil: Veil | None = None) -> None:
     """Set up the log lines of the service, and of the libraries it uses; `form` is `json` or `console`."""
-    finish = _finish(form, veil or Veil())
+    _processors[:] = [*_begin(), *_finish(form, veil or Veil())]
     structlog.configure(
-        processors=[*_begin(), *finish],
+        processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,

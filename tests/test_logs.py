@@ -177,3 +177,13 @@ def test_long_words_are_masked_quickly() -> None:
     began = time.monotonic()
     assert "x…@y.example" in Veil(("s3cr3t-t0ken-1",)).words(words)
     assert time.monotonic() - began < 1
+
+
+def test_who_has_written_already_keeps_back_what_is_told_later() -> None:
+    code = (
+        "import structlog; from app.logs import Veil, configure; log = structlog.get_logger('early')\n"
+        "for secret in ('the-first-one', 'the-second-one'):\n"
+        "    configure('INFO', 'json', Veil([secret])); log.info(secret)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["***", "***"]

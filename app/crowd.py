@@ -10,7 +10,7 @@ from collections.abc import Callable
 MANY = 32  # webhooks …
 WITHIN_SECONDS = 0.5  # … in so short a time are a crowd
 CALM_SECONDS = 0.3  # without another webhook, it has come in
-LONGEST_SECONDS = 5.0  # a crowd that goes on for longer is the usual load, for which no work may wait
+LONGEST_SECONDS = 3.0  # a crowd that goes on for longer is the usual load, for which no work may wait
 
 
 class Crowd:

@@ -19,7 +19,7 @@ from app.flows import Ledger, Result, Size, deliver, keep_order, must_wait, read
 from app.mapping import Rules
 
 FRESH_SECONDS = 10.0  # a deal read longer ago is read again before its person is written
-EVENTS_AT_ONCE = 20  # Encharge takes one event a call; more threads would hold up the answers to webhooks
+EVENTS_AT_ONCE = 32  # Encharge takes one event a call
 
 PERSON, EVENT = "person", "event"  # steps
 SENT_AGAIN = "sent again after an attempt without an answer: Encharge may have the event twice"

@@ -176,14 +176,21 @@ class Dispatcher:
                 thread.start()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Finish the batches that are under way, start no new ones, and let go of what did not finish in time."""
+        """End sending, wait for the calls that are in flight, and release the jobs of lanes that have ended.
+
+        A lane that is still in a call after `seconds` keeps its jobs: others take them over when its lease ends.
+        """
         self._stopping.set()
+        for lane in self.lanes.values():
+            lane.end_sending()
         self.wake(self.lanes)
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        busy = {thread.name for thread in self._threads if thread.is_alive()}
+        ended = [lane for name, lane in self.lanes.items() if f"lane-{name}" not in busy]
         try:
-            self._journal.release(job for lane in self.lanes.values() for job in lane.carrying)
+            self._journal.release(job for lane in ended for job in lane.carrying)
         except JournalError as error:
             log.warning("not released: others take over when the leases end", error=str(error))
 
@@ -325,6 +332,10 @@ class Carrier:
                 self._lease.extend(begun, self._journal.lease_seconds)
             else:
                 self._lease.end()
+
+    def end_sending(self) -> None:
+        """Let nothing more be written to the vendor; what is in flight ends by itself."""
+        self._lease.close()
 
     def _idle_seconds(self) -> float:
         due = self._journal.next_due(self._lane)

@@ -395,6 +395,7 @@ class Job:
     created_at: float
     plan: Plan | None = None  # None in the resolve lane
     steps: Mapping[str, Step] = field(default_factory=dict)
+    token: str = field(default="", compare=False)  # of the claim that holds it
 
     @property
     def lead_id(self) -> int | None:

@@ -109,7 +109,7 @@ class Memory:
         # How consent would stand once the event was written down; it has no time, and so it is the latest word.
         self._said: dict[str, tuple[Source, bool]] = {}
 
-    def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
+    def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]], token: str) -> set[int]:
         """Say that all jobs are ours."""
         return set(ledgers)
 

@@ -19,6 +19,7 @@ class Lease:
 
     def __init__(self) -> None:
         self._until = float("-inf")
+        self._closed = False
 
     @staticmethod
     def begin() -> float:
@@ -33,9 +34,13 @@ class Lease:
         """Let no more writes out: some of the jobs are not ours any more."""
         self._until = float("-inf")
 
+    def close(self) -> None:
+        """Let no more writes out, for good: the process stops."""
+        self._closed = True
+
     def holds(self) -> bool:
         """Say whether a write may go out now."""
-        return _now() < self._until
+        return not self._closed and _now() < self._until
 
 
 class NoLease(Lease):

@@ -559,8 +559,8 @@ def test_a_stop_finishes_the_batch_that_is_under_way_and_begins_no_other(house: 
     assert [(row["owner"], row["lease_until"]) for row in house.rows()] == [(None, 0.0)] * 3
 
 
-def test_a_stop_lets_go_of_a_batch_that_does_not_end_in_time(house: House) -> None:
-    """Others take it up at once, not when its lease ends; what its own process still says of it does not count."""
+def test_a_stop_releases_nothing_of_a_batch_whose_call_is_still_in_flight(house: House) -> None:
+    """Others would send it a second time: they get it when its lease ends, or never, as it ended well."""
     flow = Told()
     process = house.process(resolve=flow)
     flow.gate.clear()
@@ -571,13 +571,29 @@ def test_a_stop_lets_go_of_a_batch_that_does_not_end_in_time(house: House) -> No
     assert timed(lambda: process.stop(0.3)) < 0.3 + AT_ONCE
 
     other = house.journal()
-    taken = other.claim(Lane.RESOLVE, "kommo", 10, now=time.time())
-    assert [job.order_key for job in taken] == ["lead:1", "lead:2"]
+    assert other.claim(Lane.RESOLVE, "kommo", 10, now=time.time()) == []
     flow.gate.set()
     eventually(lambda: not carriers())
-    assert house.states() == ["pending", "pending"]
-    theirs = Outcome(State.DONE, "theirs")
-    assert len(other.settle([Settlement(job, theirs) for job in taken], now=time.time())) == 2
+    assert house.states() == ["done", "done"]
+
+
+def test_a_stop_ends_sending_before_it_waits(house: House) -> None:
+    lease = Lease()
+    flow = Told()
+    process = house.process(resolve=flow, leases={Lane.RESOLVE: lease})
+    flow.gate.clear()
+    tell(process, stage(1))
+    process.start()
+    assert flow.entered.wait(LONG)
+    assert lease.holds()
+
+    process.stop(0.1)
+
+    assert not lease.holds()
+    lease.extend(Lease.begin(), 60.0)
+    assert not lease.holds()
+    flow.gate.set()
+    eventually(lambda: not carriers())
 
 
 # -- leases -------------------------------------------------------------------------------------------------------
@@ -630,7 +646,7 @@ def test_who_has_lost_a_lease_settles_nothing_and_writes_nothing_more(
     assert flow.entered.wait(LONG)
     taken = eventually(lambda: other.claim(Lane.RESOLVE, "kommo", 10, now=time.time()))
     assert not lease.holds()
-    other.write_steps({taken[0].id: {"task": Step(finished=True, note="theirs")}})
+    other.write_steps({taken[0].id: {"task": Step(finished=True, note="theirs")}}, taken[0].token)
     theirs = Outcome(State.SKIPPED, "theirs")
     other.settle([Settlement(job, theirs) for job in taken], now=time.time())
 

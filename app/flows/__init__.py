@@ -17,8 +17,8 @@ Entity = TypeVar("Entity")
 class StepStore(Protocol):
     """Where steps and cooldowns are written down: the journal."""
 
-    def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
-        """Write the steps of jobs, by job id; return the ids of the jobs that are still ours."""
+    def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]], token: str) -> set[int]:
+        """Write the steps of jobs, by job id; return the ids of those that this claim still holds."""
 
     def claim_cooldown(self, key: str, job: Job, seconds: float, *, now: float) -> bool:
         """Claim a cooldown for a job; False if another job holds it."""
@@ -51,6 +51,7 @@ class Ledger:
 
     def __init__(self, store: StepStore, batch: Sequence[Job]) -> None:
         self.store = store
+        self._token = batch[0].token if batch else ""
         self._steps = {job.id: dict(job.steps) for job in batch}
         self._unsaved: set[int] = set()
 
@@ -97,14 +98,16 @@ class Ledger:
         for job, name in steps:
             self._steps[job.id].pop(name, None)
         if steps:
-            self.store.write_steps({job.id: self._steps[job.id] for job, _ in steps})
+            self.store.write_steps({job.id: self._steps[job.id] for job, _ in steps}, self._token)
 
     def _write(self, taken: Sequence[tuple[Job, str, Step]]) -> set[int]:
         for job, name, step in taken:
             self._steps[job.id][name] = step
         ids = {job.id for job, _, _ in taken}
         self._unsaved -= ids
-        return self.store.write_steps({job_id: self._steps[job_id] for job_id in ids}) if ids else set()
+        if not ids:
+            return set()
+        return self.store.write_steps({job_id: self._steps[job_id] for job_id in ids}, self._token)
 
 
 class Flow(Protocol):

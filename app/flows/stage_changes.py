@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 
 import structlog
 
 from app.clients.encharge import PEOPLE_A_CALL, EnchargeClient, Person, person_of
-from app.clients.errors import ApiError
+from app.clients.errors import ApiError, Fault
 from app.clients.kommo import KommoClient
 from app.clients.platform import Teller
 from app.events import DONE, HELD, Job, Lane, Outcome, Source, StageNews, StageNotice, State, skipped
@@ -86,9 +87,15 @@ class EnchargeFlow:
             by_deal[job.order_key].append(job)
         begun = self._begin([jobs[0] for jobs in by_deal.values() if jobs[0].id not in failed], ledger)
         turn = _Turn(news, people, failed, {job.id for job in doubtful}, begun, ledger)
+        calls = [self._pool.submit(self._track, jobs, turn) for jobs in by_deal.values()]
+        # Whatever goes wrong in one of them leaves this flow only when none is in flight any more.
+        wait(calls)
         results = skips
-        for part in self._pool.map(lambda jobs: self._track(jobs, turn), by_deal.values()):
-            results |= part
+        for call in calls:
+            results |= call.result()
+        ledger.forget(
+            [(job, EVENT) for job in turn.brake.unsent if job.id in begun and job.id not in turn.doubtful]
+        )
         return results
 
     def _begin(self, firsts: Sequence[Job], ledger: Ledger) -> set[int]:
@@ -136,7 +143,13 @@ class EnchargeFlow:
         for job in jobs:
             # The person tells the last event only: earlier ones must be ticked off before the next may be sent.
             last = self._is_found_again and job is jobs[-1]
-            result = turn.failed.get(job.id) or self._track_one(job, turn, last=last)
+            result = turn.failed.get(job.id)
+            if result is None and turn.brake.error and not turn.ledger.finished(job, EVENT):
+                turn.brake.unsent.append(job)
+                result = turn.brake.error
+            elif result is None:
+                result = self._track_one(job, turn, last=last)
+                turn.brake.note(result)
             results[job.id] = result
             if must_wait(result):
                 break
@@ -168,6 +181,32 @@ class EnchargeFlow:
         return Outcome(State.DONE, SENT_AGAIN)
 
 
+class _Brake:
+    """Ends a batch of single calls at the first error that is about the vendor: nothing more is sent after it.
+
+    One 5xx is its item's own, but for 503; so many in a row, with no success between, are the vendor's.
+    """
+
+    IN_A_ROW = 3
+
+    def __init__(self) -> None:
+        self.error: ApiError | None = None
+        self.unsent: list[Job] = []  # what was not sent for the sake of `error`
+        self._failures = 0
+
+    def note(self, result: Result) -> None:
+        """Take in how a call ended. Threads may do so at the same time: the count is a rough one."""
+        if not isinstance(result, ApiError) or result.fault == Fault.REFUSED:
+            self._failures = 0
+            return
+        self._failures += 1
+        its_own = (
+            result.status is not None and result.status >= 500 and result.status != HTTPStatus.SERVICE_UNAVAILABLE
+        )
+        if not its_own or self._failures >= self.IN_A_ROW:
+            self.error = result
+
+
 @dataclass(frozen=True)
 class _Turn:
     """What is known of a batch; `doubtful`: events that an earlier attempt began, `begun`: that this one did."""
@@ -178,6 +217,7 @@ class _Turn:
     doubtful: Collection[int]
     begun: Collection[int]
     ledger: Ledger
+    brake: _Brake = field(default_factory=_Brake)
 
 
 class TellerFlow:

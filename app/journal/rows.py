@@ -164,8 +164,8 @@ def read_response(text: str) -> Response:
     return _response.validate_json(text)
 
 
-def read_job(row: RowMapping) -> Job:
-    """Return a job from its row, joined with its event's."""
+def read_job(row: RowMapping, token: str) -> Job:
+    """Return a job from its row, joined with its event's, as the claim with this token holds it."""
     kind, lane = Kind(row["kind"]), Lane(row["lane"])
     data: TypeAdapter[Any] = _stage_change if kind == Kind.STAGE_CHANGED else _email_activity
     plan: TypeAdapter[Any] = _response if lane == Lane.KOMMO else _news
@@ -187,4 +187,5 @@ def read_job(row: RowMapping) -> Job:
         created_at=row["created_at"],
         plan=plan.validate_json(row["plan"]) if row["plan"] else None,
         steps=read_steps(row["steps"]),
+        token=token,
     )

@@ -182,13 +182,14 @@ class Journal:
     def claim(
         self, lane: Lane, vendor: str, limit: int, *, now: float, take_over: bool = True, told: bool = False
     ) -> list[Job]:
-        """Lease the oldest due jobs of a lane, in order; none while its vendor is paused.
+        """Lease the oldest due jobs of a lane, in order, under a new token; none while its vendor is paused.
 
         A job that waits, or that another process holds, keeps back the later ones of its key and nothing else.
         `take_over`: whether a lease that has run out by the clock may be taken for one. `told`: something is due.
         """
         # Never more than a lease ahead; between is inclusive, and 0 is nobody's.
         leases = (now + 0.001, now + 2 * LEASE_SECONDS) if take_over else (0.001, FAR_AHEAD)
+        token = f"{self.owner}:{uuid.uuid4().hex}"
         due = {"lane_": lane.value, "now": now, "lease_now": leases[0], "lease_far": leases[1]}
 
         def work(connection: Connection) -> Sequence[RowMapping]:
@@ -197,7 +198,7 @@ class Journal:
                 return []
             rows = connection.execute(sql.CLAIMABLE, {**due, "limit": limit}).mappings().all()
             if rows:
-                lease = {"holder": self.owner, "until_": now + LEASE_SECONDS}
+                lease = {"holder": token, "until_": now + LEASE_SECONDS}
                 connection.execute(sql.LEASE, lease | {"job_ids": [row["id"] for row in rows]})
             return rows
 
@@ -205,30 +206,34 @@ class Journal:
         if not told and self._scalar(sql.ANYTHING_CLAIMABLE, due) is None:
             return []
         # What they hold is read here: everybody waits for the writer.
-        return [read_job(row) for row in self._writer.run("claim", work, durable=False)]
+        return [read_job(row, token) for row in self._writer.run("claim", work, durable=False)]
 
     def renew(self, held: Sequence[Job], *, now: float) -> bool:
-        """Extend the leases of jobs that are still being carried out; False if some are not ours any more."""
-        renewal = {"job_ids": [job.id for job in held], "holder": self.owner, "until_": now + LEASE_SECONDS}
-        renewed = self._writer.run(
-            "renew", lambda connection: connection.execute(sql.RENEW, renewal).rowcount, durable=False
-        )
-        return renewed == len(held)
+        """Extend the leases of jobs that are under way; False if some are not their claim's any more."""
+        renewals = [
+            {"job_ids": job_ids, "holder": token, "until_": now + LEASE_SECONDS}
+            for token, job_ids in _by_token(held).items()
+        ]
+
+        def work(connection: Connection) -> int:
+            return sum(connection.execute(sql.RENEW, renewal).rowcount for renewal in renewals)
+
+        return self._writer.run("renew", work, durable=False) == len(held)
 
     @property
     def lease_seconds(self) -> float:
         """How long a lease lasts."""
         return LEASE_SECONDS
 
-    def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
-        """Write the steps of jobs, by job id; return the ids of the jobs that are still ours."""
+    def write_steps(self, ledgers: Mapping[int, Mapping[str, Step]], token: str) -> set[int]:
+        """Write the steps of jobs, by job id; return the ids of those that this claim still holds."""
 
         alike = _alike((steps_text(steps), job_id) for job_id, steps in ledgers.items())
 
         def work(connection: Connection) -> set[int]:
             ours: set[int] = set()
             for steps, job_ids in alike.items():
-                written = {"job_ids": job_ids, "holder": self.owner, "steps_": steps}
+                written = {"job_ids": job_ids, "holder": token, "steps_": steps}
                 ours.update(connection.scalars(sql.WRITE_STEPS, written))
             return ours
 
@@ -241,7 +246,7 @@ class Journal:
         """
 
         def work(connection: Connection) -> list[Settlement]:
-            ours = self._ours(connection, [settlement.job.id for settlement in settlements])
+            ours = self._ours(connection, [settlement.job for settlement in settlements])
             settled = [settlement for settlement in settlements if settlement.job.id in ours]
             self._settle(connection, settled, now)
             return settled
@@ -332,9 +337,14 @@ class Journal:
 
     def release(self, held: Iterable[Job]) -> None:
         """Let go of jobs that are not carried out any more, so that nobody waits for their leases to end."""
-        ours = {"job_ids": [job.id for job in held], "holder": self.owner}
-        if ours["job_ids"]:
-            self._writer.run("release", lambda connection: connection.execute(sql.RELEASE, ours), durable=False)
+        ours = [{"job_ids": job_ids, "holder": token} for token, job_ids in _by_token(held).items()]
+
+        def work(connection: Connection) -> None:
+            for claim in ours:
+                connection.execute(sql.RELEASE, claim)
+
+        if ours:
+            self._writer.run("release", work, durable=False)
 
     def hurry(self, lane: Lane, *, now: float) -> None:
         """Make the jobs of a lane due that wait for another attempt: their vendor is back."""
@@ -687,10 +697,12 @@ class Journal:
     def _scalar(self, statement: Any, parameters: Mapping[str, object]) -> Any:
         return self._read(lambda connection: connection.execute(statement, parameters).scalar())
 
-    def _ours(self, connection: Connection, job_ids: Iterable[int]) -> set[int]:
-        """Return which jobs are still ours (fencing): in this transaction nobody can take one over."""
-        wanted = {"job_ids": list(job_ids), "holder": self.owner}
-        return set(connection.scalars(sql.OURS, wanted))
+    def _ours(self, connection: Connection, held: Iterable[Job]) -> set[int]:
+        """Return which jobs their claims still hold (fencing): in this transaction nobody can take one over."""
+        ours: set[int] = set()
+        for token, job_ids in _by_token(held).items():
+            ours.update(connection.scalars(sql.OURS, {"job_ids": job_ids, "holder": token}))
+        return ours
 
     def _ended(self, connection: Connection, held: Sequence[Job]) -> set[int]:
         """Return which jobs have ended although a process holds them: the person they are about was forgotten."""
@@ -699,7 +711,7 @@ class Journal:
     def _settle(self, connection: Connection, settled: Sequence[Settlement], now: float) -> None:
         """Write settlements and what follows: a statement for each kind of row, since each has its cost."""
         again: list[Row] = []
-        ended: list[tuple[tuple[str, str, str | None], int]] = []
+        ended: list[tuple[tuple[str, str, str | None, str], int]] = []
         contexts: list[Row] = []
         owed: list[Row] = []
         failed: list[Row] = []
@@ -712,7 +724,7 @@ class Journal:
                 again.append(
                     {
                         "job_id": job.id,
-                        "holder": self.owner,
+                        "holder": job.token,
                         "reason_": outcome.reason,
                         "steps_": steps,
                         "due_at_": settlement.due_at,
@@ -720,15 +732,15 @@ class Journal:
                     }
                 )
                 continue
-            ended.append(((outcome.state.value, outcome.reason, steps), job.id))
+            ended.append(((outcome.state.value, outcome.reason, steps, job.token), job.id))
             if outcome.context is not None:
                 contexts.append(context_row(job.event, outcome.context))
             doubtful = DOUBTFUL in job.steps
             owed += [job_row(job.event.id, item, now, doubtful=doubtful) for item in outcome.owed]
         _execute(connection, sql.TRY_AGAIN, again)
-        for (state, reason, steps), job_ids in _alike(ended).items():
+        for (state, reason, steps, token), job_ids in _alike(ended).items():
             end = {"state_": state, "reason_": reason, "steps_": steps, "settled_at_": now}
-            connection.execute(sql.END, end | {"job_ids": job_ids, "holder": self.owner})
+            connection.execute(sql.END, end | {"job_ids": job_ids, "holder": token})
         _execute(connection, sql.SET_CONTEXT, contexts)
         _execute(connection, sql.ADD_JOBS, owed)
         _execute(connection, sql.ADD_ATTEMPTS, failed)
@@ -740,6 +752,11 @@ def _alike(items: Iterable[tuple[K, int]]) -> dict[K, list[int]]:
     for what, item_id in items:
         found.setdefault(what, []).append(item_id)
     return found
+
+
+def _by_token(held: Iterable[Job]) -> dict[str, list[int]]:
+    """Return the ids of jobs by the token of the claim that holds them."""
+    return _alike((job.token, job.id) for job in held)
 
 
 def _execute(connection: Connection, statement: Executable, rows: Sequence[Row]) -> None:

@@ -82,7 +82,7 @@ def told(journal: Journal) -> Journal:
         now=now,
     )
     (refused,) = journal.claim(Lane.KOMMO, "kommo", 10, now=now)
-    journal.write_steps({refused.id: {"task": Step(True, "77"), "note": Step(False)}})
+    journal.write_steps({refused.id: {"task": Step(True, "77"), "note": Step(False)}}, refused.token)
     dead = Outcome(State.DEAD, "Kommo: 400: no such deal")
     journal.settle([Settlement(refused, dead, failure=Failure("refused", 400, 0.25))], now=now)
     return journal

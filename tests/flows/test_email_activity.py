@@ -580,7 +580,7 @@ def test_who_takes_a_job_over_looks_for_what_the_dead_one_may_have_done(bench: B
     (event,) = bench.owe(clicked(deals[0], TASK))
     batch = bench.desk.claim(Lane.KOMMO)
     bench.desk.journal.claim_cooldown(f"task:lead:{deals[0]}", batch[0], DAY, now=bench.clock())
-    bench.desk.journal.write_steps({batch[0].id: {"task": BEGUN}})
+    bench.desk.journal.write_steps({batch[0].id: {"task": BEGUN}}, batch[0].token)
     kommo_client(bench.town).add_tasks([NewTask(deals[0], TASK.text, int(bench.clock()) + 60, 1, OWNER)])
     bench.clock.put_forward(LEASE_SECONDS + 1)
     other = Desk(Journal(bench.url), bench.clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,16 @@ from app.clients.errors import ApiError, Fault
 from app.events import DONE, HELD, Lane, Outcome, State, Step
 from app.flows import Flow, Ledger, Result
 from app.flows.resolve import ResolveFlow
-from app.flows.stage_changes import FOUND, FRESH_SECONDS, SENT_AGAIN, CurrentStages, EnchargeFlow, TellerFlow
-from app.journal import Journal, Search
+from app.flows.stage_changes import (
+    EVENTS_AT_ONCE,
+    FOUND,
+    FRESH_SECONDS,
+    SENT_AGAIN,
+    CurrentStages,
+    EnchargeFlow,
+    TellerFlow,
+)
+from app.journal import Journal, JournalError, Search
 from app.journal.store import LEASE_SECONDS
 from app.mapping import Rules
 from sandbox.town import Town
@@ -190,9 +199,9 @@ def test_the_intents_of_a_batch_are_written_at_once_and_its_ends_with_the_settle
     written: list[int] = []
     write_steps = bench.desk.journal.write_steps
 
-    def count(ledgers: Mapping[int, Mapping[str, Step]]) -> set[int]:
+    def count(ledgers: Mapping[int, Mapping[str, Step]], token: str) -> set[int]:
         written.append(len(ledgers))
-        return write_steps(ledgers)
+        return write_steps(ledgers, token)
 
     monkeypatch.setattr(bench.desk.journal, "write_steps", count)
 
@@ -315,7 +324,7 @@ def test_the_later_events_of_a_deal_wait_for_the_first_and_other_deals_do_not(
     def own(body: Any) -> Any:
         return answers if body["properties"]["lead_id"] == str(first) else iter(())
 
-    answers = iter(["429"])
+    answers = iter(["500"])
     monkeypatch.setattr(bench.town.encharge.ingest, "faults", Script(own=own))
     bench.enter(*((deal, status) for status in THREE for deal in (first, other)))
 
@@ -330,6 +339,53 @@ def test_the_later_events_of_a_deal_wait_for_the_first_and_other_deals_do_not(
         "proposal_sent",
         "negotiation",
     ]
+
+
+def test_nothing_more_is_sent_after_the_first_error_that_is_about_the_vendor(bench: Bench) -> None:
+    bench.enter(*((deal, QUALIFIED) for deal in add_deals(bench.town, EVENTS_AT_ONCE * 3)))
+    bench.town.encharge.ingest.faults.add(status=429, body="Too Many Requests", headers={"Retry-After": "30"})
+    sent: list[str] = []
+    client = encharge_client(bench.town)
+    track = client.track
+
+    def count(person: Person, **more: Any) -> None:
+        sent.append(person.email)
+        track(person, **more)
+
+    client.track = count  # type: ignore[method-assign]
+    bench.use(Lane.ENCHARGE, client)
+
+    results = bench.carry(Lane.ENCHARGE)
+
+    assert {state for state, _ in said(results)} == {"again"}
+    assert 1 <= len(sent) <= EVENTS_AT_ONCE  # those that were in flight with the first one
+    assert set(map(str, bench.desk.steps(Lane.ENCHARGE).values())) == {"{}"}  # none is in doubt
+    bench.town.encharge.ingest.faults.clear()
+
+
+def test_an_error_leaves_a_batch_only_after_all_of_its_calls_have_ended(
+    bench: Bench, deals: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.enter(*((deal, status) for status in (QUALIFIED, PROPOSAL_SENT) for deal in deals[:2]))
+    client = encharge_client(bench.town)
+    track, ended = client.track, list[str]()
+
+    def slow(person: Person, **more: Any) -> None:
+        if more["properties"]["lead_id"] == str(deals[1]):
+            time.sleep(0.5)
+        track(person, **more)
+        ended.append(more["properties"]["lead_id"])
+
+    def fail(self: Ledger, *args: Any, **more: Any) -> None:
+        raise JournalError("locked")
+
+    client.track = slow  # type: ignore[method-assign]
+    bench.use(Lane.ENCHARGE, client)
+    monkeypatch.setattr(Ledger, "finish", fail)
+
+    with pytest.raises(JournalError):
+        bench.carry(Lane.ENCHARGE)
+    assert str(deals[1]) in ended
 
 
 @pytest.mark.parametrize("lane", [Lane.ENCHARGE, Lane.ORTTO])

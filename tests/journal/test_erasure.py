@@ -99,7 +99,7 @@ def test_nothing_is_written_any_more_by_who_still_has_a_forgotten_person_in_memo
     outcome = Outcome(State.DONE, ANN, Context(email=ANN), (Owed(Lane.KOMMO, f"email:{ANN}", told),))
     journal.remember({job.id: ANN, other.id: BOB}, [job, other], moments=10)
     assert not journal.claim_cooldown(f"consent:{ANN}", job, 60, now=NOW)
-    assert journal.write_steps({job.id: {"note": Step(True, ANN)}}) == set()
+    assert journal.write_steps({job.id: {"note": Step(True, ANN)}}, job.token) == set()
     assert not journal.renew([job], now=NOW)
     failure = Failure("refused", 400, 0.1)
     assert journal.settle([Settlement(job, outcome, failure=failure)], now=NOW) == []

@@ -148,7 +148,7 @@ def test_what_was_made_is_found_by_its_scope_and_by_its_event(journal: Journal) 
     assert journal.claim_cooldown("task:lead:1", job, 60, now=AT)
     assert (journal.made_under(["task:lead:1"]), journal.made_by([event_id])) == ({}, {event_id: {}})
 
-    journal.write_steps({job.id: {"call": Step(finished=True, note="77"), "note": Step(finished=False)}})
+    journal.write_steps({job.id: {"call": Step(finished=True, note="77"), "note": Step(finished=False)}}, job.token)
 
     assert journal.made_under(["task:lead:1", "task:lead:2"]) == {"task:lead:1": "77"}
     assert journal.made_by([event_id, 99]) == {event_id: {"call": "77"}}

@@ -308,7 +308,8 @@ def test_released_jobs_can_be_claimed_at_once(journal: Journal, other: Journal) 
     held = claim(journal, 1)
     kept = claim(other, 1)
 
-    journal.release([*held, *kept])  # what another process holds is not ours to release
+    # What another claim holds is not this one's to release.
+    journal.release([*held, *(replace(job, token=held[0].token) for job in kept)])
 
     assert keys(claim(other)) == ["lead:1"]
     assert len(settle(other, kept[0])) == 1
@@ -419,17 +420,29 @@ def test_a_job_that_another_process_has_taken_over_is_not_settled(
     record(journal, stage(1), stage(2))
     lost, kept = claim(journal)
     settle(journal, kept, Outcome(State.PENDING, ""), due_at=NOW + DAY)
-    claim(other, now=NOW + LEASE_SECONDS)
+    (taken,) = claim(other, now=NOW + LEASE_SECONDS)
     outcome = Outcome(State.DONE, context=CONTEXT, owed=(owed(Lane.ORTTO, 1),))
 
     assert settle(journal, lost, outcome, now=NOW + LEASE_SECONDS) == []
-    assert journal.write_steps({lost.id: {"event": Step(finished=True)}}) == set()
+    assert journal.write_steps({lost.id: {"event": Step(finished=True)}}, lost.token) == set()
     assert run_sql(database_url, "SELECT id, lane, state, steps FROM jobs ORDER BY id") == [
         (1, "resolve", "pending", "{}"),
         (2, "resolve", "pending", "{}"),
     ]
     assert run_sql(database_url, "SELECT context FROM events") == [(None,), (None,)]
-    assert len(settle(other, lost, outcome)) == 1
+    assert len(settle(other, taken, outcome)) == 1
+
+
+def test_an_earlier_claim_of_the_same_process_writes_nothing_either(journal: Journal) -> None:
+    record(journal, stage(1))
+    (earlier,) = claim(journal)
+    journal.release([earlier])
+    (later,) = claim(journal)
+
+    assert journal.write_steps({earlier.id: {"event": Step(finished=True)}}, earlier.token) == set()
+    assert not journal.renew([earlier], now=NOW)
+    assert settle(journal, earlier) == []
+    assert len(settle(journal, later)) == 1
 
 
 def test_a_job_is_settled_once(journal: Journal) -> None:
@@ -488,7 +501,8 @@ def test_steps_are_there_for_the_next_attempt(journal: Journal, other: Journal) 
     jobs = lanes_jobs(journal, Lane.KOMMO, 1, 2)
     steps = {"task": Step(finished=True, note="6900031"), "note": Step(finished=False)}
 
-    assert journal.write_steps({jobs[0].id: steps, jobs[1].id: {}, 999: steps}) == {jobs[0].id, jobs[1].id}
+    ledgers = {jobs[0].id: steps, jobs[1].id: {}, 999: steps}
+    assert journal.write_steps(ledgers, jobs[0].token) == {jobs[0].id, jobs[1].id}
     taken_over = claim(other, lane=Lane.KOMMO, now=NOW + LEASE_SECONDS)
     assert [job.steps for job in taken_over] == [steps, {}]
 
@@ -719,7 +733,7 @@ def locked(journal: Journal, path: Path) -> Iterator[sqlite3.Connection]:
         pytest.param(lambda journal: journal.pause("kommo", NOW, "429"), id="pause"),
         pytest.param(lambda journal: let_go(journal), id="let_go"),
         pytest.param(lambda journal: journal.slow_down("kommo", 7, retry_after=0, now=NOW), id="slow_down"),
-        pytest.param(lambda journal: journal.write_steps({1: {}}), id="write_steps"),
+        pytest.param(lambda journal: journal.write_steps({1: {}}, ""), id="write_steps"),
         pytest.param(lambda journal: journal.settle([], now=NOW), id="settle"),
         pytest.param(lambda journal: journal.purge(NOW), id="purge"),
     ],

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol, TypeVar
 
+import structlog
 from pydantic import TypeAdapter
 
 from app.clients.errors import ApiError, Fault
@@ -49,10 +50,13 @@ PROBES = 3  # persons that are asked about alone before all are held for refused
 REFUSALS_KEPT = 1_000  # with their words; the rest is only counted
 UNDER_WAY = 250  # events that may be owed when more are recorded: what happens now must not queue behind them
 POLL_SECONDS = 1.0
+ROUNDS = 5  # in which the deals of a page that move while they are written are written again
 
 EVENTS = "events"  # in Tally.written, beside the lanes' names
 
 T = TypeVar("T")
+
+log = structlog.get_logger("relay.backfill")
 
 Upsert = Callable[[Sequence[StageNews]], Iterable[str] | None]
 """Writes persons, up to PEOPLE_A_CALL; may return why each was refused ("" = taken). Raises ApiError."""
@@ -201,6 +205,7 @@ class Backfill:
         self.samples: list[tuple[Lane, StageNews]] = []  # of a dry run: what would be written, the first page
         # What vendors said of persons of a page that is not done yet: why they were refused, "" if they were not.
         self._said: dict[tuple[Lane, str], tuple[StageNews, str]] = {}
+        self._unchecked: dict[int, float] = {}  # deals of a page that is not done yet, and when it was asked for
         self._takers: set[Lane] = set()  # vendors that took somebody
         self._under_way: list[int] = []  # ids of recorded events that may still be owed
         self._over = False
@@ -244,6 +249,7 @@ class Backfill:
         return Choice(self._order.pipeline_ids, pair, self.place.since, until)
 
     def _carry_page(self) -> None:
+        asked_at = self._clock()
         leads, more = self._kommo.leads_page(self._choice(), self.place.page)
         fresh = [lead for lead in leads if _mark(lead) not in self.place.seen]
         tally = Tally(deals=len(fresh))
@@ -251,10 +257,16 @@ class Backfill:
         if self._order.events and not self._order.dry_run:
             self._record(wanted, tally)
         elif wanted:
-            self._write(self._plan(wanted, leads, tally), tally)
+            news = self._plan(wanted, leads, tally)
+            # What an attempt that failed has written is still to be checked, from then on.
+            self._unchecked = dict.fromkeys((lead.id for lead in wanted), asked_at) | self._unchecked
+            self._write(news, tally)
+        if not self._order.dry_run:
+            self._write_moved(tally)
         self.place.tally.add(tally)
         self._advance(leads, fresh, more)
         self._said.clear()
+        self._unchecked.clear()
         if not self._order.dry_run:
             noted = _place.dump_json(_without_addresses(self.place)).decode()
             self._journal.set_bookmark(self._key, noted, now=self._clock())
@@ -311,11 +323,12 @@ class Backfill:
     # -- persons --
 
     def _plan(self, wanted: Sequence[Lead], page: Sequence[Lead], tally: Tally) -> dict[Lane, list[StageNews]]:
-        """Return what each destination is to hear of the deals of a page."""
+        """Return what each destination is to hear of deals; `page`: those to choose among, empty to take all."""
         contacts, unreadable = self._contacts(wanted)
         known = {lead.id: lead for lead in page}
-        others = {lead_id for contact in contacts.values() for lead_id in contact.lead_ids} - known.keys()
-        known |= read_by_halves(self._kommo.leads, others)[0]
+        if page:
+            others = {lead_id for contact in contacts.values() for lead_id in contact.lead_ids} - known.keys()
+            known |= read_by_halves(self._kommo.leads, others)[0]
         contexts = [Context(lead, _main(lead, contacts)) for lead in wanted]
         companies = self._companies(contexts)
         news: dict[Lane, list[StageNews]] = {lane: [] for lane in self._upserts}
@@ -358,6 +371,21 @@ class Backfill:
     def _is_told(self, lead: Lead, lane: Lane) -> bool:
         stage = self._rules.stage(lead.pipeline_id, lead.status_id)
         return bool(stage and stage.events.get(Source(lane)))
+
+    def _write_moved(self, tally: Tally) -> None:
+        """Write persons again whose deals moved while they were written: a webhook's write may be overwritten."""
+        since = min(self._unchecked.values(), default=0.0)
+        for _ in range(ROUNDS):
+            moved = self._journal.moved_since(self._unchecked, since)
+            if not moved:
+                return
+            since = self._clock()
+            leads, _ = read_by_halves(self._kommo.leads, moved)
+            latest_last = sorted(leads.values(), key=lambda lead: (moved[lead.id], lead.id))
+            again = Tally()
+            self._write(self._plan(latest_last, (), again), again)
+            tally.add(Tally(refusals=again.refusals, refused=again.refused))
+        log.warning("deals move faster than their persons are written", deals=len(self._unchecked))
 
     def _contacts(self, leads: Sequence[Lead]) -> tuple[dict[int, Contact], dict[int, ApiError]]:
         """Return the deals' main contacts, and why Kommo does not read some."""

@@ -329,6 +329,34 @@ def test_a_deal_that_moves_after_it_was_read_ends_in_its_new_stage(scene: Scene)
     assert scene.stages()["late@old.example"] == "negotiation"
 
 
+def win(scene: Scene, deal: int) -> None:
+    """Have a deal won, and its webhook recorded."""
+    scene.town.kommo.move(deal, WON)
+    scene.journal.record(WEBHOOK, [(stage_event(deal, WON), None)], now=time.time())
+
+
+def test_a_deal_that_is_won_while_its_person_is_written_ends_as_won(scene: Scene) -> None:
+    deal = add_deal(scene.town, "late")
+    first = itertools.count()
+    scene.before(Lane.ORTTO, lambda _: win(scene, deal) if next(first) == 0 else None)
+
+    tally = scene.walk()
+
+    assert scene.stages()["late@old.example"] == "won"
+    assert scene.town.ortto.person("late@old.example")["fields"]["str:cm:kommo-stage"] == "Won"
+    assert tally.written == {"encharge": 7, "ortto": 7}
+
+
+def test_a_deal_that_is_won_before_a_write_that_fails_ends_as_won(scene: Scene) -> None:
+    deal = add_deal(scene.town, "late")
+    scene.before(Lane.ORTTO, lambda _: win(scene, deal) if not scene.slept else None)
+    scene.town.ortto.faults.add(status=503, times=1)
+
+    scene.walk()
+
+    assert scene.stages()["late@old.example"] == "won"
+
+
 # -- refusals ------------------------------------------------------------------------------------------------------
 
 

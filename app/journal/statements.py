@@ -177,6 +177,16 @@ DROP_BOOKMARK = delete(cooldowns).where(cooldowns.c.key == bindparam("key_"))
 NEXT_DUE = select(
     func.min(case((jobs.c.due_at > jobs.c.lease_until, jobs.c.due_at), else_=jobs.c.lease_until))
 ).where(jobs.c.lane == bindparam("lane_"), OWED, ~_behind_another)
+MOVED_SINCE = (
+    select(jobs.c.order_key, func.max(func.coalesce(events.c.occurred_at, events.c.received_at)).label("at"))
+    .join(events, events.c.id == jobs.c.event_id)
+    .where(
+        jobs.c.order_key.in_(bindparam("order_keys", expanding=True)),
+        events.c.kind == Kind.STAGE_CHANGED.value,
+        events.c.received_at >= bindparam("since"),
+    )
+    .group_by(jobs.c.order_key)
+)
 STEPS_OF_KEY = select(jobs.c.steps).where(jobs.c.order_key == bindparam("order_key_"))
 
 # A retry that comes too early costs a call; one that waits for the time of a wrong clock may wait for years.

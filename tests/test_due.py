@@ -165,3 +165,22 @@ def test_a_task_is_never_due_outside_of_the_hours_nor_before_now(minute: int) ->
         assert due.timestamp() >= now + 60
         assert due.weekday() in OFFICE.days
         assert OFFICE.opens <= due.hour * 60 + due.minute <= OFFICE.closes
+
+
+@pytest.mark.parametrize("zone", [BERLIN, NEW_YORK, "Australia/Lord_Howe", "America/St_Johns", APIA])
+@pytest.mark.parametrize("month", [3, 4, 10, 11])
+def test_no_task_is_due_before_it_is_made_whatever_the_clocks_do(zone: str, month: int) -> None:
+    """Every quarter of an hour of the months in which clocks are changed, for times of the day and opening hours."""
+    begin = int(datetime(2026, month, 1, tzinfo=ZoneInfo("UTC")).timestamp())
+    opens = replace(ALWAYS, opens=2 * 60 + 30, closes=20 * 60, zone=zone)
+    tasks = [on_the_wall(clock, zone) for clock in ("01:45", "02:30", "03:00")]
+    tasks.append(Action("task", "task", due_in=60, hours=opens))
+
+    for now in range(begin, begin + 31 * DAY, HOUR // 4):
+        assert all(now < due_at(task, now) <= now + 2 * DAY for task in tasks)
+
+
+def test_a_time_that_the_clock_shows_twice_is_the_next_of_the_two() -> None:
+    now = wall("10-25 02:15", fold=1).timestamp()
+
+    assert due_at(on_the_wall("02:30"), now) == wall("10-25 02:30", fold=1).timestamp()

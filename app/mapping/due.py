@@ -30,16 +30,26 @@ def due_at(action: Action, now: float) -> int:
 def _next(minute: int, soonest: datetime, days: Collection[int]) -> datetime:
     """Return the next time that a clock on the wall shows this minute of a day on which the team works."""
     day = soonest
-    while (due := _on(day, minute)) < soonest or due.weekday() not in days:
+    while (due := _from(soonest, _on(day, minute))) is None or due.weekday() not in days:
         day += timedelta(days=1)
     return due
+
+
+def _from(earliest: datetime, due: datetime) -> datetime | None:
+    """Return the first moment that shows this time and is not before `earliest`; None if it shows it no more.
+
+    When the clocks go back, an hour is shown twice. Datetimes of one zone are compared by what the clock shows, so
+    moments are compared here.
+    """
+    moments = (due.replace(fold=fold) for fold in (0, 1))
+    return next((moment for moment in moments if moment.timestamp() >= earliest.timestamp()), None)
 
 
 def _within(hours: WorkingHours, due: datetime) -> datetime:
     minute = due.hour * 60 + due.minute
     if due.weekday() in hours.days:
-        if minute < hours.opens:
-            return _on(due, hours.opens)
+        if minute < hours.opens and (opening := _from(due, _on(due, hours.opens))):
+            return opening
         if minute < hours.closes or (minute == hours.closes and not due.second):
             return due
     day = due + timedelta(days=1)

@@ -170,7 +170,7 @@ def test_a_task_is_never_due_outside_of_the_hours_nor_before_now(minute: int) ->
 @pytest.mark.parametrize("zone", [BERLIN, NEW_YORK, "Australia/Lord_Howe", "America/St_Johns", APIA])
 @pytest.mark.parametrize("month", [3, 4, 10, 11])
 def test_no_task_is_due_before_it_is_made_whatever_the_clocks_do(zone: str, month: int) -> None:
-    """Every quarter of an hour of the months in which clocks are changed, for times of the day and opening hours."""
+    """Each quarter of an hour of the months in which clocks change, for times of the day and opening hours."""
     begin = int(datetime(2026, month, 1, tzinfo=ZoneInfo("UTC")).timestamp())
     opens = replace(ALWAYS, opens=2 * 60 + 30, closes=20 * 60, zone=zone)
     tasks = [on_the_wall(clock, zone) for clock in ("01:45", "02:30", "03:00")]

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+import structlog
+
 from app.addresses import clean_email
 from app.clients.errors import ApiError
 from app.clients.fields import Field
 from app.clients.http import Access, FixedAccess, Http, Observe, Refusal, understanding, unobserved
 from app.clients.rehearsal import Rehearsal
 from app.events import Company, Contact, Lead
+
+log = structlog.get_logger("relay.kommo")
 
 FILTERED = 50  # deals asked for in one call, where a page must hold all that stands on them
 PAGE = 250  # entities a page and a write at most: https://developers.kommo.com/docs/limitations
@@ -156,6 +160,7 @@ class KommoClient:
         observe: Observe = unobserved,
         rehearsal: Rehearsal | None = None,
     ) -> None:
+        self._rehearsed = rehearsal is not None
         self._http = Http(
             "Kommo",
             f"{url}/api/v4",
@@ -234,8 +239,8 @@ class KommoClient:
             found = map(_contact, self._pages("contacts", query))
             return [contact for contact in found if email in contact.emails]
 
-    def add_tasks(self, tasks: Sequence[NewTask]) -> list[int]:
-        """Add tasks to deals; return their ids, in order (0 if Kommo does not say it)."""
+    def add_tasks(self, tasks: Sequence[NewTask]) -> list[int | None]:
+        """Add tasks to deals; return their ids, in order: None if Kommo does not name it, 0 in a rehearsal."""
         # Reference: https://developers.kommo.com/reference/add-tasks
         items = [
             {
@@ -250,8 +255,8 @@ class KommoClient:
         ]
         return self._add("tasks", "tasks", items)
 
-    def add_notes(self, notes: Sequence[NewNote], on: str = "leads") -> list[int]:
-        """Add plain notes to deals (or `contacts`); return their ids, in order (0 if Kommo does not say it)."""
+    def add_notes(self, notes: Sequence[NewNote], on: str = "leads") -> list[int | None]:
+        """Add plain notes to deals (or `contacts`); return their ids as `add_tasks` does."""
         # Reference: https://developers.kommo.com/reference/add-notes
         items = [
             {"entity_id": note.entity_id, "note_type": "common", "params": {"text": note.text}} for note in notes
@@ -427,15 +432,27 @@ class KommoClient:
                 return
             page += 1
 
-    def _add(self, path: str, entity: str, items: list[dict[str, Any]]) -> list[int]:
+    def _add(self, path: str, entity: str, items: list[dict[str, Any]]) -> list[int | None]:
         # `request_id` comes back with each made entity; their order is not promised.
         numbered = [{**item, "request_id": str(number)} for number, item in enumerate(items)]
         answer = self._http.post(f"/{path}", numbered)
+        if self._rehearsed:
+            return [0] * len(items)
+        made = dict(_named(answer, entity))
+        return [made.get(str(number)) for number in range(len(items))]
+
+
+def _named(answer: Any, entity: str) -> Iterator[tuple[str, int]]:
+    """Yield the request and the id of each entity that an answer to adding some says was made."""
+    try:
+        items = list(answer["_embedded"][entity])
+    except (LookupError, TypeError):
+        return  # whether they were made must be looked up
+    for item in items:
         try:
-            made = {str(item["request_id"]): int(item["id"]) for item in answer["_embedded"][entity]}
+            yield str(item["request_id"]), int(item["id"])
         except (LookupError, TypeError, ValueError):
-            made = {}  # they are there all the same: asking again would add them twice
-        return [made.get(str(number), 0) for number in range(len(items))]
+            log.warning("Kommo's answer names something that cannot be read", kind=entity)
 
 
 def is_block(status: int, body: str) -> bool:

@@ -21,13 +21,13 @@ COOLDOWN = "none: the deal has had one within the cooldown"
 class Entries:
     """Writes tasks, or notes on deals or on contacts; `kind`: which.
 
-    `add` returns the ids of what it made, in order. `standing_on` reads what stands on deals or contacts, `by_id`
-    reads entries, `rewrite` gives them other texts.
+    `add` returns the ids of what it made, in order: None where Kommo's answer does not name one.
+    `standing_on` reads what stands on deals or contacts, `by_id` reads entries, `rewrite` gives them other texts.
     """
 
     kind: str
     clock: Callable[[], float]
-    add: Callable[[Sequence[Todo]], Sequence[int]]
+    add: Callable[[Sequence[Todo]], Sequence[int | None]]
     standing_on: Callable[[Sequence[int]], Sequence[Written]]
     by_id: Callable[[Iterable[int]], Mapping[int, Written]]
     rewrite: Callable[[Mapping[int, str]], None]
@@ -76,10 +76,13 @@ class Entries:
         ours = [item for item in todo if item.job.id in ids]
 
         def call(part: Sequence[Todo]) -> None:
-            made = self.add(part)
-            ledger.finish([item.step for item in part], [str(entity_id) for entity_id in made])
+            named = [(item, made) for item, made in zip(part, self.add(part), strict=True) if made is not None]
+            ledger.finish([item.step for item, _ in named], [str(entity_id) for _, entity_id in named])
 
-        errors = deliver(ours, call, self.size)
+        outcomes = zip(ours, deliver(ours, call, self.size), strict=True)
+        errors = [
+            error or (None if ledger.finished(*item.step) else _unnamed(self.kind)) for item, error in outcomes
+        ]
         ledger.forget(
             [item.step for item, error in zip(ours, errors, strict=True) if error and not error.ambiguous]
         )
@@ -200,6 +203,12 @@ def _is_of(entry: Written, item: Todo) -> bool:
 def _scope(item: Todo) -> str:
     """Return the scope of an action; tasks that an older version planned have none of their own."""
     return item.action.scope or (f"task:lead:{item.entity_id}" if item.action.kind == "task" else "")
+
+
+def _unnamed(kind: str) -> ApiError:
+    """Return the error of what Kommo's answer does not name: it is looked up before it is sent again."""
+    words = f"Kommo: asked to add this {kind}, it answered with none: whether it was made is looked up"
+    return ApiError(words, fault=Fault.PASSING, vendor="kommo", ambiguous=True)
 
 
 def _refused(result: Result | None) -> bool:

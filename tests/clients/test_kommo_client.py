@@ -321,12 +321,19 @@ def test_notes_are_added_in_one_call(wire: responses.RequestsMock, kommo: KommoC
     "body",
     ['{"_embedded": {"notes": [{"id": 7}]}}', "[]", '"done"', "null", "", "done", '{"_embedded": null}'],
 )
-def test_what_was_added_counts_as_added_whatever_the_answer_looks_like(
+def test_what_an_answer_to_adding_does_not_name_has_no_id(
     wire: responses.RequestsMock, kommo: KommoClient, body: str
 ) -> None:
     wire.post(f"{API}/leads/notes", body=body)
 
-    assert kommo.add_notes([NewNote(entity_id=1, text="a")]) == [0]
+    assert kommo.add_notes([NewNote(entity_id=1, text="a")]) == [None]
+
+
+def test_an_answer_to_adding_is_read_item_by_item(wire: responses.RequestsMock, kommo: KommoClient) -> None:
+    made = [None, {"id": 9, "request_id": "2"}, {"id": "odd", "request_id": "1"}, {"id": 7, "request_id": "0"}]
+    wire.post(f"{API}/leads/notes", json={"_embedded": {"notes": made}})
+
+    assert kommo.add_notes([NewNote(1, "a"), NewNote(2, "b"), NewNote(3, "c")]) == [7, None, 9]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from scripts import ANSWERS, OK, Script
 from support import add_deals, eventually
 
 from app.clients.errors import ApiError, Fault
-from app.clients.kommo import NewTask
+from app.clients.kommo import KommoClient, NewTask
 from app.events import DONE, HELD, Action, Lane, Plan, Response, Step
 from app.events import Event as WebhookEvent
 from app.flows import Ledger, Result
@@ -271,6 +271,47 @@ def test_what_may_have_been_written_is_looked_for_before_it_is_written_again(
     state = bench.town.kommo.state()
     ids = list(state["tasks"]) + [str(note["id"]) for note in state["notes"]["leads"]]
     assert bench.ledger(event) == {step: ids[0]}
+
+
+@pytest.mark.parametrize("step", ["task", "note"])
+def test_what_kommos_answer_does_not_name_is_looked_up_and_added(
+    step: str, bench: Bench, deals: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kommo makes two of three, and says so: the third is nobody else's fault, and is made later."""
+    action, _, found = WRITES[step]
+    name, add = f"add_{step}s", getattr(KommoClient, f"add_{step}s")
+
+    def partly(kommo: KommoClient, items: Sequence[Any], *rest: Any) -> list[int | None]:
+        first, last = add(kommo, [items[0], items[2]], *rest)
+        return [first, None, last]
+
+    events = bench.owe(*(clicked(deal, action) for deal in deals[:3]))
+    with monkeypatch.context() as broken:
+        broken.setattr(KommoClient, name, partly)
+        assert states(bench.carry()) == ["done", "again", "done"]
+    assert bench.ledger(events[1]) == {step: None}
+
+    assert states(bench.carry()) == ["done"]
+
+    assert looks(bench.town, step) == 1
+    assert sorted(found(bench.town)) == [(deal, action.text) for deal in sorted(deals[:3])]
+
+
+@pytest.mark.parametrize("step", ["task", "note"])
+def test_what_was_made_without_being_named_is_found_and_not_added_again(
+    step: str, bench: Bench, deals: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action, path, found = WRITES[step]
+    name, add = f"add_{step}s", getattr(KommoClient, f"add_{step}s")
+    bench.owe(*(clicked(deal, action) for deal in deals[:2]))
+    with monkeypatch.context() as broken:
+        broken.setattr(KommoClient, name, lambda *given: [None] * len(add(*given)))
+        assert states(bench.carry()) == ["again", "again"]
+
+    assert states(bench.carry()) == ["done", "done"]
+
+    assert bench.town.kommo.count("POST", path) == 1
+    assert sorted(found(bench.town)) == [(deal, action.text) for deal in sorted(deals[:2])]
 
 
 def test_a_task_that_was_completed_meanwhile_is_found_too(bench: Bench, deals: list[int]) -> None:

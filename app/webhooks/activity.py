@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.addresses import clean_email
-from app.events import CONSENT_KINDS, EmailActivity, Event, Kind, Repeat, Source
+from app.events import EmailActivity, Event, Kind, Repeat, Source
 from app.webhooks.bodies import as_word, journal_key, plain_name
 
 # Names that people type into a webhook's body or URL, and names of the platforms, without case and separators.
@@ -73,25 +73,17 @@ def email_event(
 ) -> Event:
     """Return the event of an email activity; without a dedupe key the same body counts once in `repeat_seconds`.
 
-    The event's name stands beside the body's digest: two webhooks may differ only in their URLs' `?event=`. Consent
-    is a state: what a person says is a repeat only of what they said last, never of what they took back since.
+    The event's name stands beside the body's digest: two webhooks may differ only in their URLs' `?event=`.
     """
-    order_key = _order_key(source, activity, body_digest)
-    state = kind in CONSENT_KINDS
-    scope = (
-        journal_key(source, "consent", activity.email or order_key)
-        if state
-        else journal_key(source, activity.name, body_digest)
-    )
-    fingerprint = journal_key(activity.name, body_digest) if state else body_digest
+    scope = journal_key(source, activity.name, body_digest)
     return Event(
         source=source,
         kind=kind,
         data=activity,
-        order_key=order_key,
+        order_key=_order_key(source, activity, body_digest),
         dedupe_key=dedupe_key,
         occurred_at=occurred_at,
-        repeat=None if dedupe_key else Repeat(scope, fingerprint, repeat_seconds),
+        repeat=None if dedupe_key else Repeat(scope, body_digest, repeat_seconds),
         received_at=now,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.events import CONSENT_KINDS, EmailActivity, Event, Ignored, Kind, Reading, Repeat, Source, Webhook
+from app.events import EmailActivity, Event, Ignored, Kind, Reading, Repeat, Source, Webhook
 from app.webhooks import encharge
 from app.webhooks.bodies import BodyError
 
@@ -41,9 +41,6 @@ def event(
     at: float | None = None,
 ) -> Event:
     digest = sha256(body).hexdigest() + index
-    repeat = Repeat(f"encharge:{activity.name}:{digest}", digest, 300)
-    if kind in CONSENT_KINDS:  # a repeat only of what the same person said last
-        repeat = Repeat(f"encharge:consent:{activity.email or order_key}", f"{activity.name}:{digest}", 300)
     return Event(
         source=Source.ENCHARGE,
         kind=kind,
@@ -51,7 +48,7 @@ def event(
         order_key=order_key,
         dedupe_key=dedupe_key,
         occurred_at=at,
-        repeat=None if dedupe_key else repeat,
+        repeat=None if dedupe_key else Repeat(f"encharge:{activity.name}:{digest}", digest, 300),
         received_at=NOW,
     )
 

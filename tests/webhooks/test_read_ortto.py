@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.events import CONSENT_KINDS, EmailActivity, Event, Ignored, Kind, Reading, Repeat, Source, Webhook
+from app.events import EmailActivity, Event, Ignored, Kind, Reading, Repeat, Source, Webhook
 from app.webhooks import ortto
 from app.webhooks.bodies import BodyError
 
@@ -39,9 +39,6 @@ def event(
     at: float | None = None,
 ) -> Event:
     digest = sha256(body).hexdigest()
-    repeat = Repeat(f"ortto:{activity.name}:{digest}", digest, 900)
-    if kind in CONSENT_KINDS:  # a repeat only of what the same person said last
-        repeat = Repeat(f"ortto:consent:{activity.email or order_key}", f"{activity.name}:{digest}", 900)
     return Event(
         source=Source.ORTTO,
         kind=kind,
@@ -49,7 +46,7 @@ def event(
         order_key=order_key,
         dedupe_key=dedupe_key,
         occurred_at=at,
-        repeat=None if dedupe_key else repeat,
+        repeat=None if dedupe_key else Repeat(f"ortto:{activity.name}:{digest}", digest, 900),
         received_at=NOW,
     )
 

@@ -577,15 +577,20 @@ def test_a_stop_releases_nothing_of_a_batch_whose_call_is_still_in_flight(house:
     assert house.states() == ["done", "done"]
 
 
-def test_a_stop_ends_sending_before_it_waits(house: House) -> None:
-    lease = Lease()
-    flow = Told()
+def in_a_call(house: House) -> tuple[Dispatcher, Told, Lease]:
+    """Return a process whose flow has begun a batch and does not end it before its gate is set; its lease holds."""
+    lease, flow = Lease(), Told()
     process = house.process(resolve=flow, leases={Lane.RESOLVE: lease})
     flow.gate.clear()
     tell(process, stage(1))
     process.start()
     assert flow.entered.wait(LONG)
-    assert lease.holds()
+    eventually(lease.holds)
+    return process, flow, lease
+
+
+def test_a_stop_ends_sending_before_it_waits(house: House) -> None:
+    process, flow, lease = in_a_call(house)
 
     process.stop(0.1)
 
@@ -664,14 +669,7 @@ def test_a_lease_ends_at_once_when_it_turns_out_to_be_anothers(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.1)
-    lease = Lease()
-    flow = Told()
-    process = house.process(resolve=flow, leases={Lane.RESOLVE: lease})
-    flow.gate.clear()
-    tell(process, stage(1))
-    process.start()
-    assert flow.entered.wait(LONG)
-    eventually(lease.holds)
+    _, flow, lease = in_a_call(house)
 
     run_sql(house.url, "UPDATE jobs SET owner = 'another'")
 

@@ -95,17 +95,19 @@ class _Finder:
         events = [event for told in batch for event, _ in told.found]
         keys = {key: event.dedupe_key for event in events if event.dedupe_key for key in _keys(event)}
         self._known: dict[str, _Ref] = {
-            keys[row.dedupe_key]: row.id for row in _select(connection, sql.FIND_EVENTS, "dedupe_keys", keys)
+            keys[row.dedupe_key]: row.id for row in select_by_keys(connection, sql.FIND_EVENTS, "dedupe_keys", keys)
         }
         scopes = {scope(event.repeat.scope) for event in events if event.repeat and not event.logged}
         # By scope: its latest event, that one's fingerprint, and when it came.
         self._latest: dict[str, tuple[_Ref, str, float]] = {}
-        for row in _select(connection, sql.LATEST_OF_SCOPES, "keys", scopes):
+        for row in select_by_keys(connection, sql.LATEST_OF_SCOPES, "keys", scopes):
             event_id, fingerprint = row.holder.split(" ", 1)
             self._latest[row.key] = (int(event_id), fingerprint, row.until)
         self._twins = self._twins_of_log(batch)
         deals = {event.order_key for event in events if isinstance(event.data, StageChange) and not event.logged}
-        self._logged_deals = {row.order_key for row in _select(connection, sql.LOGGED_DEALS, "order_keys", deals)}
+        self._logged_deals = {
+            row.order_key for row in select_by_keys(connection, sql.LOGGED_DEALS, "order_keys", deals)
+        }
 
     def _twins_of_log(self, batch: Sequence[Told]) -> Mapping[str | None, int]:
         """Return the ids of the events that webhooks made of a log's new entries, by the entries' keys."""
@@ -182,10 +184,13 @@ def _write_scopes(connection: Connection, upserts: sql.Upserts, new: Sequence[_N
         connection.execute(upserts.set_scope, list(latest.values()))
 
 
-def _select(connection: Connection, statement: Any, name: str, values: Collection[str]) -> Iterator[Row[Any]]:
+def select_by_keys(
+    connection: Connection, statement: Any, name: str, values: Collection[str], **more: object
+) -> Iterator[Row[Any]]:
+    """Yield the rows of a statement for many keys, some at a time; `name`: the parameter that takes them."""
     wanted = list(values)
     for start in range(0, len(wanted), KEYS_A_STATEMENT):
-        yield from connection.execute(statement, {name: wanted[start : start + KEYS_A_STATEMENT]})
+        yield from connection.execute(statement, {name: wanted[start : start + KEYS_A_STATEMENT], **more})
 
 
 def scope(name: str) -> str:

@@ -56,7 +56,6 @@ K = TypeVar("K")
 
 LEASE_SECONDS = 60.0
 FAR_AHEAD = 1e12  # later than any time
-KEYS_A_STATEMENT = 500  # databases take some thousands of values at most
 PURGE_LIMIT = 5_000  # events a transaction
 MEMORY_SECONDS = 365 * 86400.0  # for how long beyond events what people did is remembered
 
@@ -292,14 +291,10 @@ class Journal:
     def moved_since(self, lead_ids: Collection[int], since: float) -> dict[int, float]:
         """Return when deals last changed their stage, of those with a change that was recorded since a time."""
         keys = {f"lead:{lead_id}": lead_id for lead_id in lead_ids}
-        order_keys = list(keys)
 
         def look(connection: Connection) -> dict[int, float]:
-            found: dict[int, float] = {}
-            for start in range(0, len(order_keys), KEYS_A_STATEMENT):
-                asked = {"order_keys": order_keys[start : start + KEYS_A_STATEMENT], "since": since}
-                found |= {keys[row.order_key]: row.at for row in connection.execute(sql.MOVED_SINCE, asked)}
-            return found
+            rows = recording.select_by_keys(connection, sql.MOVED_SINCE, "order_keys", keys, since=since)
+            return {keys[row.order_key]: row.at for row in rows}
 
         moved: dict[int, float] = self._read(look)
         return moved
